@@ -1,0 +1,70 @@
+"""Passes over the rows of large arrays, a chunk at a time.
+
+The last chunk is moved back to end at the last row: nothing is padded or copied, and every chunk has one shape.
+"""
+
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+# About this many elements a chunk: large enough for full-speed matrix products, small enough for the caches.
+ELEMENTS = 2**22
+
+
+class Addable(Protocol):
+    """A pytree of arrays that adds, with all zeros for its zero."""
+
+    def __add__(self, other: Any, /) -> Any: ...
+
+
+S = TypeVar("S", bound=Addable)
+
+
+def _chunking(rows: Any, chunk_size: int | None) -> tuple[int, int, Callable[[Array | int], tuple[Array, Any]]]:
+    """Rows a chunk, number of chunks, and i -> (first row, the rows) of chunk i."""
+    leaf = jax.tree.leaves(rows)[0]
+    n = leaf.shape[0]
+    c = min(chunk_size or max(1024, min(8192, ELEMENTS // leaf[0].size)), n)
+
+    def take(i: Array | int) -> tuple[Array, Any]:
+        start = jnp.minimum(i * c, n - c)
+        return start, jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, start, c), rows)
+
+    return c, -(-n // c), take
+
+
+def sum_chunks(f: Callable[[Any, Float[Array, " c"]], S], rows: Any, chunk_size: int | None = None) -> S:
+    """Σ over chunks of f(rows, weights): a row weighs one, or zero where an earlier chunk has counted it.
+
+    `rows` is a pytree of arrays [n, ...]; the first leaf sets the dtype of the weights.
+    """
+    c, n_chunks, take = _chunking(rows, chunk_size)
+    dtype = jax.tree.leaves(rows)[0].dtype
+
+    def chunk(i: Array | int) -> S:
+        start, part = take(i)
+        return f(part, (start + jnp.arange(c) >= i * c).astype(dtype))
+
+    if n_chunks == 1:
+        return chunk(0)
+    zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(chunk, 0))
+    return jax.lax.fori_loop(0, n_chunks, lambda i, total: total + chunk(i), zero)
+
+
+def map_chunks(f: Callable[[Any], Any], rows: Any, chunk_size: int | None = None) -> Any:
+    """f(rows), for an f that maps [c, ...] to a pytree of arrays [c, ...], row by row independent."""
+    _, n_chunks, take = _chunking(rows, chunk_size)
+    if n_chunks == 1:
+        return f(rows)
+    n = jax.tree.leaves(rows)[0].shape[0]
+
+    def chunk(i: Array | int, out: Any) -> Any:
+        start, part = take(i)
+        return jax.tree.map(lambda o, y: jax.lax.dynamic_update_slice_in_dim(o, y, start, 0), out, f(part))
+
+    shapes = jax.eval_shape(lambda: f(take(0)[1]))
+    empty = jax.tree.map(lambda s: jnp.zeros((n, *s.shape[1:]), s.dtype), shapes)
+    return jax.lax.fori_loop(0, n_chunks, chunk, empty)

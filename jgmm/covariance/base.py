@@ -1,0 +1,101 @@
+"""The contract of a covariance family: the first file to read before adding one.
+
+A covariance is a pytree that holds Σ_k for K components, or one Σ that all components share: its leaves lead
+with an axis of K or of 1. The methods are pure and know nothing of weights or of data chunks.
+
+`moments` is linear in the responsibilities r, so statistics of chunks, devices and streams simply add.
+They come in the family's own shape (a matrix, a diagonal, a trace), which only the family reads.
+
+A family is entered in `jgmm.tables.COVARIANCES` as a function identity(k, d, dtype) of k identity matrices.
+"""
+
+import abc
+from collections.abc import Callable
+from typing import Self
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from jgmm.types import pytree
+
+
+@pytree
+class Prior:
+    """An inverse-Wishart prior on covariances, worth `strength` observations of variance `variance`.
+
+    log p(Σ) = −(strength / 2) [log |Σ| + variance · tr Σ⁻¹] + constant, so that the mode given n observations
+    with scatter S is Σ = (S + strength · variance · I) / (n + strength): Bishop, Pattern Recognition and Machine
+    Learning, appendix B, in the parametrisation by pseudo-counts. `floor` is added to every variance afterwards
+    (scikit-learn's reg_covar).
+    """
+
+    strength: Float[Array, ""] | float = 0.0
+    variance: Float[Array, ""] | float = 1.0
+    floor: Float[Array, ""] | float = 1e-6
+
+    def variance_of(self, scatter: Array, counts: Array) -> Array:
+        """(scatter + strength · variance) / (counts + strength) + floor, for scatters along single directions."""
+        return (scatter + self.strength * self.variance) / self.total(counts) + self.floor
+
+    def total(self, counts: Array) -> Array:
+        """counts + strength, and never zero: a component without rows or prior keeps the floor alone."""
+        return jnp.maximum(counts + self.strength, jnp.finfo(counts.dtype).tiny)
+
+
+class Covariance(abc.ABC):
+    """Σ_k for k = 1..K, as a pytree."""
+
+    @abc.abstractmethod
+    def mahalanobis(
+        self, means: Float[Array, "k d"]
+    ) -> Callable[[Float[Array, "n d"]], Float[Array, "n k"]]:
+        """x -> (x_n − μ_k)ᵀ Σ_k⁻¹ (x_n − μ_k). What depends on the mixture alone is done once, outside."""
+
+    @abc.abstractmethod
+    def log_det(self) -> Float[Array, " #k"]:
+        """log |Σ_k|."""
+
+    @abc.abstractmethod
+    def inverse_trace(self) -> Float[Array, " #k"]:
+        """tr Σ_k⁻¹."""
+
+    @abc.abstractmethod
+    def colour(self, component: Int[Array, " n"], noise: Float[Array, "n d"]) -> Float[Array, "n d"]:
+        """A_k ε_n with A_k A_kᵀ = Σ_k, for the component k of each row: noise N(0, I) becomes N(0, Σ_k)."""
+
+    @abc.abstractmethod
+    def moments(self, x: Float[Array, "n d"], r: Float[Array, "n k"], means: Float[Array, "k d"]) -> Array:
+        """Σ_n r_nk (x_n − μ_k)(x_n − μ_k)ᵀ in the family's shape."""
+
+    @abc.abstractmethod
+    def update(self, scatter: Array, counts: Float[Array, " k"], prior: Prior) -> Self:
+        """The mode of Σ_k given its scatter matrix in the family's shape, n_k observations and the prior."""
+
+    @abc.abstractmethod
+    def variance(self) -> Float[Array, "#k d"]:
+        """diag Σ_k."""
+
+    @abc.abstractmethod
+    def image_variance(self, a: Float[Array, "p d"]) -> Float[Array, "#k p"]:
+        """diag(A Σ_k Aᵀ): the variances of the features of A z."""
+
+    @abc.abstractmethod
+    def dense(self) -> Float[Array, "#k d d"]:
+        """Σ_k as a matrix."""
+
+    @abc.abstractmethod
+    def marginal(self, features: Int[Array, " a"]) -> Self:
+        """The covariance of a subset of the features."""
+
+    @abc.abstractmethod
+    def conditional(
+        self, features: Int[Array, " a"], given: Int[Array, " b"], deviation: Float[Array, "k b"]
+    ) -> tuple[Float[Array, "k a"], Self]:
+        """Σ_ab Σ_bb⁻¹ δ_k and Σ_aa − Σ_ab Σ_bb⁻¹ Σ_ba: how far the mean of the features a moves when the features
+        b lie δ_k off theirs, and the covariance that is left."""
+
+    def pooled_moments(
+        self, x: Float[Array, "n d"], r: Float[Array, "n k"], means: Float[Array, "k d"]
+    ) -> Array:
+        """Σ_k of `moments`, its axis kept with length 1. A family overrides this where the sum is cheaper."""
+        return self.moments(x, r, means).sum(axis=0, keepdims=True)

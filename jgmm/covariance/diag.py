@@ -1,0 +1,59 @@
+"""Diagonal covariances: Σ_k = diag(σ²_k)."""
+
+from collections.abc import Callable
+from typing import Any, Self
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from jgmm.centred import far_centres, second_moments, squared_distances
+from jgmm.covariance.base import Covariance, Prior
+from jgmm.products import matmul
+from jgmm.types import pytree
+
+
+@pytree
+class Diag(Covariance):
+    """One variance for every component and feature."""
+
+    variances: Float[Array, "k d"]
+
+    @classmethod
+    def identity(cls, k: int, d: int, dtype: Any = None) -> Self:
+        return cls(jnp.ones((k, d), dtype))
+
+    def mahalanobis(self, means: Float[Array, "k d"]) -> Callable[[Array], Array]:
+        return squared_distances(means, 1 / self.variances)
+
+    def log_det(self) -> Float[Array, " #k"]:
+        return jnp.log(self.variances).sum(axis=1)
+
+    def inverse_trace(self) -> Float[Array, " #k"]:
+        return (1 / self.variances).sum(axis=1)
+
+    def colour(self, component: Int[Array, " n"], noise: Float[Array, "n d"]) -> Float[Array, "n d"]:
+        return jnp.sqrt(self.variances)[component] * noise
+
+    def moments(self, x: Float[Array, "n d"], r: Float[Array, "n k"], means: Float[Array, "k d"]) -> Array:
+        return second_moments(x, r, means, far_centres(means, 1 / self.variances))
+
+    def update(self, scatter: Array, counts: Float[Array, " k"], prior: Prior) -> Self:
+        return type(self)(prior.variance_of(jnp.maximum(scatter, 0), counts[:, None]))
+
+    def variance(self) -> Float[Array, "#k d"]:
+        return self.variances
+
+    def image_variance(self, a: Float[Array, "p d"]) -> Float[Array, "#k p"]:
+        return matmul(self.variances, (a * a).T)
+
+    def dense(self) -> Float[Array, "#k d d"]:
+        return self.variances[:, :, None] * jnp.eye(self.variances.shape[1], dtype=self.variances.dtype)[None]
+
+    def marginal(self, features: Int[Array, " a"]) -> Self:
+        return type(self)(self.variances[:, features])
+
+    def conditional(
+        self, features: Int[Array, " a"], given: Int[Array, " b"], deviation: Float[Array, "k b"]
+    ) -> tuple[Float[Array, "k a"], Self]:
+        shift = jnp.zeros((deviation.shape[0], features.shape[0]), deviation.dtype)
+        return shift, self.marginal(features)

@@ -1,0 +1,69 @@
+"""What every data source returns."""
+
+import hashlib
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from jgmm.checks import check
+
+# Two neighbouring 8-bit values lie this far apart in [-1, 1].
+STEP = 1 / 127.5
+
+
+@dataclass(frozen=True)
+class Images:
+    """N examples of one shape.
+
+    Fields:
+        name: of the data set.
+        pixels: [N, H, W, C] uint8, or [N, ...] floating point, taken as they are.
+        labels: [N] integers, or None.
+        location: where the examples were found, for the log.
+    """
+
+    name: str
+    pixels: np.ndarray
+    labels: np.ndarray | None
+    location: str
+
+    def __len__(self) -> int:
+        return self.pixels.shape[0]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one example."""
+        return self.pixels.shape[1:]
+
+    @property
+    def is_8_bit(self) -> bool:
+        """Whether the pixels are 8-bit integers, so that bits per dimension are defined."""
+        return self.pixels.dtype == np.uint8
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of the bytes of `pixels` in C order: equal for every route to the same data."""
+        return hashlib.sha256(np.ascontiguousarray(self.pixels).data).hexdigest()
+
+    def take(self, rows: np.ndarray) -> "Images":
+        """Some of the examples."""
+        labels = None if self.labels is None else self.labels[rows]
+        return replace(self, pixels=self.pixels[rows], labels=labels)
+
+    def with_mirror_images(self) -> "Images":
+        """The examples followed by the mirror image of each: exactly twice as many.
+
+        Raises InputError if the examples are not images [H, W, C].
+        """
+        check(len(self.shape) == 3, f"only images [N, H, W, C] have mirror images, got {self.pixels.shape}.")
+        pixels = np.concatenate([self.pixels, self.pixels[:, :, ::-1]])
+        return replace(
+            self, pixels=pixels, labels=None if self.labels is None else np.tile(self.labels, 2)
+        )
+
+
+def to_features(pixels: np.ndarray, dtype: np.dtype | type = np.float32) -> np.ndarray:
+    """[N, ...] pixels to [N, D] features: 8-bit values v to v / 127.5 − 1 in [-1, 1], others unchanged."""
+    flat = pixels.reshape(pixels.shape[0], -1).astype(dtype)
+    return flat * dtype(STEP) - dtype(1) if pixels.dtype == np.uint8 else flat

@@ -1,0 +1,305 @@
+"""Expectation-maximisation for mixtures (Dempster, Laird and Rubin, 1977; Bishop, PRML, section 9.2.2).
+
+    e_step(gmm, x) -> Stats          sums over the data, a chunk at a time; sums of chunks add
+    m_step(gmm, stats, prior) -> gmm
+    fit(key, x, k=...)               the loop on the host: one compiled step an iteration
+
+With a prior of strength 0 the objective is the mean log-likelihood; otherwise the mean log-posterior density of
+the parameters, Σ_n log p(x_n) / N + log p(Σ) / N, up to a constant. EM never lowers it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from jgmm.centred import first_moments
+from jgmm.checks import InputError, check
+from jgmm.chunks import map_chunks, sum_chunks
+from jgmm.covariance.base import Prior
+from jgmm.exact import ExactSum
+from jgmm.init import centres, nearest
+from jgmm.mixture import GMM, log_joint
+from jgmm.tables import COVARIANCES
+from jgmm.types import pytree
+
+# A component is dead when it explains less than this many rows.
+DEAD = 0.1
+
+
+@pytree
+class Stats:
+    """What the data say about a mixture.
+
+    Fields:
+        log_likelihood: Σ_n log p(x_n), nats.
+        counts: n_k = Σ_n r_nk.
+        first: Σ_n r_nk (x_n − μ_k).
+        second: Σ_n r_nk (x_n − μ_k)(x_n − μ_k)ᵀ in the shape of the covariance family.
+    """
+
+    log_likelihood: ExactSum
+    counts: Float[Array, " k"]
+    first: Float[Array, "k d"]
+    second: Array
+
+    def __add__(self, other: "Stats") -> "Stats":
+        return Stats(
+            self.log_likelihood + other.log_likelihood,
+            self.counts + other.counts,
+            self.first + other.first,
+            self.second + other.second,
+        )
+
+
+def e_step(gmm: GMM, x: Float[Array, "n d"], *, chunk_size: int | None = None) -> Stats:
+    """The statistics of x under the responsibilities r_nk = p(k | x_n)."""
+    joint = log_joint(gmm)
+
+    def chunk(rows: Float[Array, "c d"], weight: Float[Array, " c"]) -> Stats:
+        log_p = joint(rows)
+        log_likelihood = jax.nn.logsumexp(log_p, axis=1)
+        r = jnp.exp(log_p - log_likelihood[:, None]) * weight[:, None]
+        # A row of weight zero must not count even where its density is not finite.
+        return _stats(gmm, rows, r, jnp.where(weight > 0, log_likelihood, 0))
+
+    return sum_chunks(chunk, x, chunk_size)
+
+
+def m_step(gmm: GMM, stats: Stats, prior: Prior) -> GMM:
+    """The mixture that maximises the expected log-posterior given the statistics taken about `gmm`."""
+    counts = stats.counts
+    shift = stats.first / jnp.maximum(counts, jnp.finfo(counts.dtype).tiny)[:, None]
+    # Moments were taken about the old means; moving the centres by δ_k takes n_k δ_k δ_kᵀ away.
+    taken = gmm.covariance.moments(shift, jnp.diag(counts), jnp.zeros_like(shift))
+    covariance = gmm.covariance.update(stats.second - taken, counts, prior)
+    return GMM(jnp.log(counts) - jnp.log(counts.sum()), gmm.means + shift, covariance)
+
+
+def log_prior(gmm: GMM, prior: Prior) -> Float[Array, ""]:
+    """log p(Σ) up to a constant: −(strength / 2) Σ_k [log |Σ_k| + variance · tr Σ_k⁻¹] (`Prior`)."""
+    penalty = gmm.covariance.log_det() + prior.variance * gmm.covariance.inverse_trace()
+    return -0.5 * prior.strength * penalty.sum()
+
+
+@partial(jax.jit, static_argnames=("chunk_size", "with_prior"))
+def em_step(
+    gmm: GMM, x: Float[Array, "n d"], prior: Prior, *, chunk_size: int | None = None, with_prior: bool = True
+) -> tuple[GMM, tuple[ExactSum, Float[Array, ""], Float[Array, " k"]]]:
+    """One iteration: the new mixture, and the log-likelihood, log-prior and counts under the old one."""
+    stats = e_step(gmm, x, chunk_size=chunk_size)
+    penalty = log_prior(gmm, prior) if with_prior else jnp.zeros((), x.dtype)
+    return m_step(gmm, stats, prior), (stats.log_likelihood, penalty, stats.counts)
+
+
+def from_labels(
+    gmm: GMM, x: Float[Array, "n d"], labels: Int[Array, " n"], prior: Prior, *, chunk_size: int | None = None
+) -> GMM:
+    """The M-step for hard assignments, in the covariance family of `gmm`."""
+
+    def chunk(rows: tuple[Array, Array], weight: Array) -> Stats:
+        r = jax.nn.one_hot(rows[1], gmm.k, dtype=x.dtype) * weight[:, None]
+        return _stats(gmm, rows[0], r, jnp.zeros_like(weight))
+
+    return m_step(gmm, sum_chunks(chunk, (x, labels), chunk_size), prior)
+
+
+@partial(jax.jit, static_argnames=("covariance_type", "chunk_size"))
+def from_centres(
+    x: Float[Array, "n d"],
+    means: Float[Array, "k d"],
+    metric: Float[Array, " d"],
+    prior: Prior,
+    *,
+    covariance_type: str,
+    chunk_size: int | None = None,
+) -> GMM:
+    """A mixture from k centres: every row goes to the nearest, and one M-step follows."""
+    k, d = means.shape
+    blank = GMM(jnp.zeros(k, x.dtype), means, COVARIANCES[covariance_type](k, d, x.dtype))
+    return from_labels(blank, x, nearest(x, means, metric)[0], prior, chunk_size=chunk_size)
+
+
+@partial(jax.jit, static_argnames="chunk_size")
+def revive(
+    gmm: GMM, x: Float[Array, "n d"], counts: Float[Array, " k"], *, chunk_size: int | None = None
+) -> GMM:
+    """Move every dead component to one of the rows the mixture explains worst.
+
+    It takes the covariance of the component that row belongs to, and the weight of one row.
+    """
+    joint = log_joint(gmm)
+
+    def explain(rows: Array) -> tuple[Array, Array]:
+        log_p = joint(rows)
+        return jax.nn.logsumexp(log_p, axis=1), jnp.argmax(log_p, axis=1)
+
+    log_likelihood, owner = map_chunks(explain, x, chunk_size)
+    dead = counts < DEAD
+    _, worst = jax.lax.top_k(-log_likelihood, min(gmm.k, x.shape[0]))
+    row = worst[jnp.clip(jnp.cumsum(dead) - 1, 0, worst.shape[0] - 1)]
+    parent = owner[row]
+
+    def adopt(leaf: Array) -> Array:
+        if leaf.shape[0] != gmm.k:
+            return leaf
+        return jnp.where(dead.reshape(-1, *[1] * (leaf.ndim - 1)), leaf[parent], leaf)
+
+    weights = jnp.where(dead, 1 / x.shape[0], jnp.exp(gmm.log_weights))
+    means = jnp.where(dead[:, None], x[row], gmm.means)
+    return GMM(jnp.log(weights / weights.sum()), means, jax.tree.map(adopt, gmm.covariance))
+
+
+@dataclass(frozen=True)
+class EMState:
+    """Where a fit stands: all that is needed to go on from here.
+
+    Fields:
+        gmm: the current mixture of the current restart.
+        restart: its number, from 0.
+        history: the objective, mean nats a row, under the mixture before each iteration of this restart.
+        log_likelihoods: the mean log-likelihood beside it.
+        counts: n_k at the last iteration.
+        revived: how many components have been re-seeded so far.
+        converged: whether the last change was below the tolerance.
+        best: the state of the best finished restart.
+    """
+
+    gmm: GMM
+    restart: int = 0
+    history: list[float] = field(default_factory=list)
+    log_likelihoods: list[float] = field(default_factory=list)
+    counts: np.ndarray | None = None
+    revived: int = 0
+    converged: bool = False
+    best: "EMState | None" = None
+
+
+def fit(
+    key: PRNGKeyArray,
+    x: Float[Array, "n d"],
+    *,
+    k: int,
+    covariance_type: str = "diag",
+    init: str = "kmeans",
+    metric: Array | None = None,
+    n_init: int = 1,
+    max_iter: int = 100,
+    tol: float = 1e-3,
+    prior: Prior | None = None,
+    chunk_size: int | None = None,
+    start: GMM | None = None,
+    state: EMState | None = None,
+    callback: Callable[[EMState], None] = lambda state: None,
+) -> EMState:
+    """Fit a mixture of k Gaussians to the rows of x by EM.
+
+    Arguments:
+        key: a JAX random key; the same key, data and options give the same mixture.
+        x: finite floating-point data; the computation is in its dtype.
+        covariance_type, init: names in `jgmm.tables`.
+        metric: weights of the features in the clustering that starts EM (`jgmm.init`).
+        n_init: restarts, of which the one with the highest objective is returned.
+        tol: EM stops when the objective changes by less than this, in nats a row.
+        prior: see `Prior`; None is maximum likelihood with scikit-learn's floor of 1e-6.
+        chunk_size: rows taken at a time; None chooses by D.
+        start: a mixture to start from instead of clustering.
+        state: a state once passed to `callback`, to go on from.
+        callback: called with the state at the start of a restart and after every iteration.
+    Returns the final state of the best restart.
+    Raises InputError for k < 1, fewer rows than k, a wrong shape or dtype, NaN or infinite values, and when a
+    covariance is not positive definite in this dtype.
+    """
+    _check_data(x, k, start)
+    check(max_iter >= 1 and n_init >= 1, f"max_iter and n_init must be at least 1, got {max_iter}, {n_init}.")
+    covariance_type = COVARIANCES.canonical(covariance_type)
+    prior = jax.tree.map(lambda v: jnp.asarray(v, x.dtype), prior or Prior())
+    metric = jnp.ones(x.shape[1], x.dtype) if metric is None else metric
+    with_prior = bool(prior.strength > 0)
+
+    def begin(restart: int) -> GMM:
+        if start is not None:
+            return start
+        means = centres(jax.random.fold_in(key, restart), x, k, init, metric)
+        return from_centres(
+            x, means, metric, prior, covariance_type=covariance_type, chunk_size=chunk_size
+        )
+
+    while True:
+        if state is None:
+            state = EMState(begin(0))
+            callback(state)
+        while not (state.converged or len(state.history) >= max_iter):
+            gmm, (log_likelihood, penalty, counts) = em_step(
+                state.gmm, x, prior, chunk_size=chunk_size, with_prior=with_prior
+            )
+            mean = float(log_likelihood) / x.shape[0]
+            objective = mean + float(penalty) / x.shape[0]
+            _check_finite(objective, x)
+            newly_dead = _n_dead(counts) - _n_dead(state.counts)
+            if newly_dead > 0:
+                revived = revive(gmm, x, counts, chunk_size=chunk_size)
+                before, after = (_objective(g, x, prior, chunk_size, with_prior) for g in (gmm, revived))
+                gmm, newly_dead = (revived, newly_dead) if after > before else (gmm, 0)
+            change = objective - state.history[-1] if state.history else np.inf
+            state = replace(
+                state,
+                gmm=gmm,
+                history=[*state.history, objective],
+                log_likelihoods=[*state.log_likelihoods, mean],
+                counts=np.asarray(counts),
+                revived=state.revived + max(newly_dead, 0),
+                converged=abs(change) < tol and newly_dead <= 0,
+            )
+            callback(state)
+        best = state.best
+        if best is None or state.history[-1] > best.history[-1]:
+            best = replace(state, best=None)
+        if state.restart + 1 >= (1 if start is not None else n_init):
+            return best
+        state = EMState(begin(state.restart + 1), restart=state.restart + 1, best=best)
+        callback(state)
+
+
+def _stats(gmm: GMM, rows: Array, r: Array, log_likelihood: Array) -> Stats:
+    return Stats(
+        ExactSum.of(log_likelihood),
+        r.sum(axis=0),
+        first_moments(rows, r, gmm.means),
+        gmm.covariance.moments(rows, r, gmm.means),
+    )
+
+
+def _objective(gmm: GMM, x: Array, prior: Prior, chunk_size: int | None, with_prior: bool) -> float:
+    _, (log_likelihood, penalty, _) = em_step(gmm, x, prior, chunk_size=chunk_size, with_prior=with_prior)
+    return (float(log_likelihood) + float(penalty)) / x.shape[0]
+
+
+def _n_dead(counts: Array | np.ndarray | None) -> int:
+    return 0 if counts is None else int((np.asarray(counts) < DEAD).sum())
+
+
+def _check_finite(objective: float, x: Array) -> None:
+    if not np.isfinite(objective):
+        raise InputError(
+            f"a covariance is not positive definite in {x.dtype}: a component has too few rows for its family. "
+            "Raise the prior strength or the covariance floor (--prior-strength, --reg-covar), lower k, "
+            "or compute in float64 (--dtype float64)."
+        )
+
+
+def _check_data(x: Array, k: int, start: GMM | None) -> None:
+    check(x.ndim == 2, f"expected data of shape (n, d), got {x.shape}.")
+    check(jnp.issubdtype(x.dtype, jnp.floating), f"expected floating-point data, got {x.dtype}.")
+    check(k >= 1, f"k must be at least 1, got {k}.")
+    check(x.shape[0] >= k, f"{x.shape[0]} rows are too few for k={k} components: lower k or bring more data.")
+    check(bool(jnp.isfinite(x).all()), "the data contain NaN or infinite values: remove those rows first.")
+    if start is not None:
+        check(
+            (start.k, start.d) == (k, x.shape[1]),
+            f"the starting mixture has k={start.k} and d={start.d}, the fit k={k} and d={x.shape[1]}.",
+        )

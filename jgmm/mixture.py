@@ -1,0 +1,147 @@
+"""Gaussian mixtures: p(z) = Σ_k w_k N(z | μ_k, Σ_k)."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from jgmm.checks import check
+from jgmm.covariance.base import Covariance
+from jgmm.products import matmul
+from jgmm.types import pytree
+
+LOG_2PI = 1.8378770664093453
+
+
+@pytree
+class GMM:
+    """A mixture of K Gaussians in D dimensions.
+
+    Fields:
+        log_weights: log w_k, natural logarithms of weights that sum to one.
+        means: μ_k.
+        covariance: Σ_k, of any family (`jgmm.tables.COVARIANCES`).
+    """
+
+    log_weights: Float[Array, " k"]
+    means: Float[Array, "k d"]
+    covariance: Covariance
+
+    @property
+    def k(self) -> int:
+        """The number of components."""
+        return self.means.shape[0]
+
+    @property
+    def d(self) -> int:
+        """The number of features."""
+        return self.means.shape[1]
+
+
+def log_joint(gmm: GMM) -> Callable[[Float[Array, "n d"]], Float[Array, "n k"]]:
+    """z -> log w_k + log N(z_n | μ_k, Σ_k), in nats. What depends on the mixture alone is computed once."""
+    distances = gmm.covariance.mahalanobis(gmm.means)
+    constant = gmm.log_weights - 0.5 * (gmm.d * LOG_2PI + gmm.covariance.log_det())
+    return lambda z: constant[None] - 0.5 * distances(z)
+
+
+def log_prob(gmm: GMM, z: Float[Array, "n d"]) -> Float[Array, " n"]:
+    """log p(z_n) = logsumexp_k [log w_k + log N(z_n | μ_k, Σ_k)], in nats.
+
+    Raises InputError if z is not of shape (n, d).
+    """
+    _check_points(gmm, z)
+    return jax.nn.logsumexp(log_joint(gmm)(z), axis=1)
+
+
+def responsibilities(gmm: GMM, z: Float[Array, "n d"]) -> Float[Array, "n k"]:
+    """p(k | z_n), rows summing to one (Bishop, Pattern Recognition and Machine Learning, eq. 9.13).
+
+    Raises InputError if z is not of shape (n, d).
+    """
+    _check_points(gmm, z)
+    return jax.nn.softmax(log_joint(gmm)(z), axis=1)
+
+
+def draw_components(key: PRNGKeyArray, gmm: GMM, n: int) -> Int[Array, " n"]:
+    """n component indices with probabilities w_k, by inversion of the cumulative weights."""
+    edges = jnp.cumsum(jnp.exp(gmm.log_weights))
+    u = jax.random.uniform(key, (n,), gmm.means.dtype) * edges[-1]
+    return jnp.minimum(jnp.searchsorted(edges, u, side="right"), gmm.k - 1).astype(jnp.int32)
+
+
+def sample(
+    key: PRNGKeyArray, gmm: GMM, n: int, *, component: int | Array | None = None
+) -> tuple[Float[Array, "n d"], Int[Array, " n"]]:
+    """n draws z from the mixture and the component of each; from one component if `component` is given.
+
+    Pure; `n` is static under jit. Memory is O(n D), whatever the family.
+    Raises InputError if n < 0 or the component is not one of the mixture's (checked when it is concrete).
+    """
+    check(n >= 0, f"n must be at least 0, got {n}.")
+    key_component, key_noise = jax.random.split(key)
+    if component is None:
+        k = draw_components(key_component, gmm, n)
+    else:
+        if not isinstance(component, jax.core.Tracer):
+            check(0 <= int(component) < gmm.k, f"component must be from 0 to {gmm.k - 1}, got {component}.")
+        k = jnp.full(n, component, jnp.int32)
+    noise = jax.random.normal(key_noise, (n, gmm.d), gmm.means.dtype)
+    return gmm.means[k] + gmm.covariance.colour(k, noise), k
+
+
+def mean(gmm: GMM) -> Float[Array, " d"]:
+    """E[z] = Σ_k w_k μ_k."""
+    return matmul(jnp.exp(gmm.log_weights), gmm.means)
+
+
+def variance(gmm: GMM) -> Float[Array, " d"]:
+    """diag Cov[z] = Σ_k w_k [diag Σ_k + (μ_k − E[z])²], by the law of total variance."""
+    spread = gmm.covariance.variance() + (gmm.means - mean(gmm)[None]) ** 2
+    return matmul(jnp.exp(gmm.log_weights), spread)
+
+
+def marginal(gmm: GMM, features: Sequence[int] | Array) -> GMM:
+    """The mixture p(z_a) of the features a, in the order given.
+
+    Raises InputError if a feature is not one of the mixture's or is named twice.
+    """
+    index = _check_features(gmm, features)
+    return replace(gmm, means=gmm.means[:, index], covariance=gmm.covariance.marginal(index))
+
+
+def conditional(gmm: GMM, given: Sequence[int] | Array, values: Float[Array, " b"]) -> GMM:
+    """The mixture p(z_a | z_b = values) of the features a that are not in `given`, in ascending order.
+
+    Its parameters (Bishop, Pattern Recognition and Machine Learning, eqs. 2.81, 2.82):
+
+        w_k ∝ w_k N(z_b | μ_b, Σ_bb),   μ_a|b = μ_a + Σ_ab Σ_bb⁻¹ (z_b − μ_b),   Σ_a|b = Σ_aa − Σ_ab Σ_bb⁻¹ Σ_ba
+
+    One vector of values; `jax.vmap` over `values` gives a batch of mixtures.
+    Raises InputError if `given` is not a proper, repetition-free subset of the features, or does not match values.
+    """
+    b = _check_features(gmm, given)
+    check(
+        values.shape == (b.shape[0],), f"values must have shape ({b.shape[0]},) as given, got {values.shape}."
+    )
+    check(b.shape[0] < gmm.d, "given names every feature: nothing is left to be conditional.")
+    a = jnp.setdiff1d(jnp.arange(gmm.d), b, size=gmm.d - b.shape[0])
+    evidence = log_joint(marginal(gmm, b))(values[None])[0]
+    shift, covariance = gmm.covariance.conditional(a, b, values[None] - gmm.means[:, b])
+    return GMM(jax.nn.log_softmax(evidence), gmm.means[:, a] + shift, covariance)
+
+
+def _check_points(gmm: GMM, z: Array) -> None:
+    check(z.ndim == 2 and z.shape[1] == gmm.d, f"expected points of shape (n, {gmm.d}), got {z.shape}.")
+
+
+def _check_features(gmm: GMM, features: Sequence[int] | Array) -> Array:
+    index = jnp.asarray(features, jnp.int32)
+    check(index.ndim == 1 and index.size > 0, f"features must be a non-empty list, got shape {index.shape}.")
+    if not isinstance(index, jax.core.Tracer):
+        inside = bool(((index >= 0) & (index < gmm.d)).all())
+        check(inside, f"features must be from 0 to {gmm.d - 1}, got {index.tolist()}.")
+        check(jnp.unique(index).size == index.size, f"a feature is named twice: {index.tolist()}.")
+    return index
