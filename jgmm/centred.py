@@ -3,7 +3,8 @@
 Expanding Σ_d p_d (x_d − μ_d)² = Σ p x² − 2 Σ (p μ) x + Σ p μ² turns the work of all components into matrix
 products, but loses about eps · Σ p μ² by cancellation. Two measures make it exact to working precision: the
 origin is moved to the middle of the centres first, and a component that still lies far from it in units of its
-own standard deviation (`far_centres`) is computed by differences, one component at a time.
+own standard deviation is computed by differences, one component at a time. A direct sum over D features rounds
+by about eps · D as it is; LOSS says how much more than that is put up with.
 """
 
 from collections.abc import Callable
@@ -14,8 +15,10 @@ from jaxtyping import Array, Bool, Float
 
 from jgmm.products import matmul
 
-# The absolute error, in nats, that cancellation may bring to a log-density.
-TOLERANCE = 1e-3
+# What cancellation may lose, as a multiple of the rounding error of the direct sum.
+LOSS = 32
+# The same for the second moment of one feature, in units of eps relative to its variance.
+LOSS_OF_MOMENT = 2**13
 
 
 def middle(means: Float[Array, "k d"]) -> Float[Array, "1 d"]:
@@ -23,10 +26,9 @@ def middle(means: Float[Array, "k d"]) -> Float[Array, "1 d"]:
     return means.mean(axis=0, keepdims=True)
 
 
-def far_centres(means: Float[Array, "k d"], precision: Float[Array, "#k #d"]) -> Bool[Array, " k"]:
-    """Components whose expansion about the middle would lose more than TOLERANCE nats to cancellation."""
-    spread = jnp.sum(precision * (means - middle(means)) ** 2, axis=1)
-    return spread * jnp.finfo(means.dtype).eps > TOLERANCE
+def spread(means: Float[Array, "k d"], precision: Float[Array, "#k #d"]) -> Float[Array, "k d"]:
+    """p_d (μ_d − middle_d)²: what cancellation multiplies the rounding error by, feature by feature."""
+    return precision * (means - middle(means)) ** 2
 
 
 def patch(far: Bool[Array, " k"], approximate: Array, exact: Callable[[Array], Array]) -> Array:
@@ -47,7 +49,7 @@ def squared_distances(
     centres = means - origin  # (K, D)
     weighted = precision * centres  # (K, D)
     constant = jnp.sum(weighted * centres, axis=1)  # (K,)
-    far = far_centres(means, precision)
+    far = spread(means, precision).sum(axis=1) > LOSS * means.shape[1]
     every = jnp.broadcast_to(precision, (means.shape[0], precision.shape[1]))
 
     def distances(x: Float[Array, "n d"]) -> Float[Array, "n k"]:
@@ -69,10 +71,12 @@ def first_moments(
 
 
 def second_moments(
-    x: Float[Array, "n d"], r: Float[Array, "n k"], means: Float[Array, "k d"], far: Bool[Array, " k"]
+    x: Float[Array, "n d"], r: Float[Array, "n k"], means: Float[Array, "k d"], precision: Float[Array, "#k #d"]
 ) -> Float[Array, "k d"]:
-    """Σ_n r_nk (x_nd − μ_kd)² for every feature; the components in `far` by differences."""
+    """Σ_n r_nk (x_nd − μ_kd)² for every feature. `precision`, the inverse of the variance that is about to be
+    replaced, tells how much of it cancellation would lose."""
     origin = middle(means)
     y, centres, counts = x - origin, means - origin, r.sum(axis=0)[:, None]
     expanded = matmul(r.T, y * y) - 2 * centres * matmul(r.T, y) + counts * centres**2
+    far = spread(means, precision).max(axis=1) > LOSS_OF_MOMENT
     return patch(far, expanded, lambda k: matmul(r[:, k][None], (x - means[k][None]) ** 2)[0])

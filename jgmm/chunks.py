@@ -27,7 +27,7 @@ def _chunking(rows: Any, chunk_size: int | None) -> tuple[int, int, Callable[[Ar
     """Rows a chunk, number of chunks, and i -> (first row, the rows) of chunk i."""
     leaf = jax.tree.leaves(rows)[0]
     n = leaf.shape[0]
-    c = min(chunk_size or max(1024, min(8192, ELEMENTS // leaf[0].size)), n)
+    c = min(chunk_size or max(2048, min(8192, ELEMENTS // leaf[0].size)), n)
 
     def take(i: Array | int) -> tuple[Array, Any]:
         start = jnp.minimum(i * c, n - c)

@@ -124,6 +124,21 @@ def from_centres(
     return from_labels(blank, x, nearest(x, means, metric)[0], prior, chunk_size=chunk_size)
 
 
+@partial(jax.jit, static_argnames=("covariance_type", "chunk_size"))
+def in_family(
+    gmm: GMM, x: Float[Array, "n d"], prior: Prior, *, covariance_type: str, chunk_size: int | None = None
+) -> GMM:
+    """The M-step in another covariance family, with the responsibilities of `gmm`."""
+    joint = log_joint(gmm)
+    target = replace(gmm, covariance=COVARIANCES[covariance_type](gmm.k, gmm.d, x.dtype))
+
+    def chunk(rows: Array, weight: Array) -> Stats:
+        r = jax.nn.softmax(joint(rows), axis=1) * weight[:, None]
+        return _stats(target, rows, r, jnp.zeros_like(weight))
+
+    return m_step(target, sum_chunks(chunk, x, chunk_size), prior)
+
+
 @partial(jax.jit, static_argnames="chunk_size")
 def revive(
     gmm: GMM, x: Float[Array, "n d"], counts: Float[Array, " k"], *, chunk_size: int | None = None

@@ -13,10 +13,11 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from jgmm.centred import first_moments, squared_distances
 from jgmm.chunks import map_chunks, sum_chunks
+from jgmm.products import matmul
 from jgmm.tables import INITIALISERS
 
-MAX_LLOYD = 50
-LLOYD_TOLERANCE = 1e-4
+MAX_LLOYD = 25
+LLOYD_TOLERANCE = 1e-3
 
 
 def centres(
@@ -40,9 +41,13 @@ def kmeans_plusplus(key: PRNGKeyArray, x: Float[Array, "n d"], k: int, metric: F
     """
     n = x.shape[0]
     keys = jax.random.split(key, k)
+    middle = x.mean(axis=0, keepdims=True)
+    norms = map_chunks(lambda rows: jnp.sum(metric[None] * (rows - middle) ** 2, axis=1), x)
 
     def to_row(i: Array) -> Float[Array, " n"]:
-        return squared_distances(x[i][None], metric[None])(x)[:, 0]
+        # Expanded, so that one pass over x is one matrix-vector product: seeding does not need the last digits.
+        direction = metric * (x[i] - middle[0])
+        return jnp.maximum(norms + norms[i] - 2 * (matmul(x, direction) - jnp.dot(middle[0], direction)), 0)
 
     def draw(state: tuple[Array, Array], key: PRNGKeyArray) -> tuple[tuple[Array, Array], Array]:
         last, nearest = state

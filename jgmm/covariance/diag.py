@@ -6,7 +6,7 @@ from typing import Any, Self
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jgmm.centred import far_centres, second_moments, squared_distances
+from jgmm.centred import second_moments, squared_distances
 from jgmm.covariance.base import Covariance, Prior
 from jgmm.products import matmul
 from jgmm.types import pytree
@@ -35,7 +35,7 @@ class Diag(Covariance):
         return jnp.sqrt(self.variances)[component] * noise
 
     def moments(self, x: Float[Array, "n d"], r: Float[Array, "n k"], means: Float[Array, "k d"]) -> Array:
-        return second_moments(x, r, means, far_centres(means, 1 / self.variances))
+        return second_moments(x, r, means, 1 / self.variances)
 
     def update(self, scatter: Array, counts: Float[Array, " k"], prior: Prior) -> Self:
         return type(self)(prior.variance_of(jnp.maximum(scatter, 0), counts[:, None]))

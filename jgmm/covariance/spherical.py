@@ -7,7 +7,7 @@ from typing import Any, Self
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jgmm.centred import far_centres, second_moments, squared_distances
+from jgmm.centred import second_moments, squared_distances
 from jgmm.covariance.base import Covariance, Prior
 from jgmm.types import pytree
 
@@ -36,7 +36,7 @@ class Spherical(Covariance):
         return jnp.sqrt(self.variances)[component, None] * noise
 
     def moments(self, x: Float[Array, "n d"], r: Float[Array, "n k"], means: Float[Array, "k d"]) -> Array:
-        return second_moments(x, r, means, far_centres(means, 1 / self.variances[:, None])).sum(axis=1)
+        return second_moments(x, r, means, 1 / self.variances[:, None]).sum(axis=1)
 
     def update(self, scatter: Array, counts: Float[Array, " k"], prior: Prior) -> Self:
         mean_scatter = jnp.maximum(scatter, 0) / self.n_features

@@ -1,0 +1,180 @@
+"""A source on disk: a folder with orbax arrays in params/ and a readable config.json.
+
+config.json is written last, in one step: a folder without it is not a finished run. `progress/` holds an
+interrupted fit (`jgmm.progress`).
+"""
+
+import importlib.metadata
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jgmm
+from jgmm.checks import InputError, check
+from jgmm.mixture import GMM
+from jgmm.pca import PCA, Identity, Rotation
+from jgmm.source import Source
+from jgmm.tables import COVARIANCES
+
+KIND = "jgmm.source"
+FORMAT = 1
+CONFIG = "config.json"
+PARAMS = "params"
+PROGRESS = "progress"
+
+
+def save(path: str | Path, params: Source, info: dict[str, Any] | None = None) -> None:
+    """Write a source to a folder, which is made if need be; `info` (JSON) goes into its config.json beside the rest.
+
+    Raises InputError if the folder already holds a finished run, or cannot be written.
+    """
+    path = Path(path).absolute()
+    check(not (path / CONFIG).exists(), f"{path} already holds a finished run: choose another folder.")
+    config = {
+        "kind": KIND,
+        "format": FORMAT,
+        "source": describe(params),
+        "versions": versions(),
+        **(info or {}),
+    }
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        save_arrays(path / PARAMS, params)
+        write_json(path / CONFIG, config)
+    except OSError as error:
+        raise InputError(f"cannot write to {path}: {error}") from error
+
+
+def load(path: str | Path) -> Source:
+    """The source in a folder written by `python -m jgmm.fit` or `save`, on the default device.
+
+    Raises InputError if the folder is none, was left half-written or by a newer version, or was computed in float64
+    while JAX runs without it.
+    """
+    path = Path(path).absolute()
+    config = read_config(path)
+    description = config["source"]
+    check(
+        description["dtype"] != "float64" or jax.config.jax_enable_x64,
+        f"{path} was computed in float64: call jax.config.update('jax_enable_x64', True) first.",
+    )
+    try:
+        return load_arrays(path / PARAMS, blank(description))
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{path} is damaged: its arrays cannot be read ({_first_line(error)}).") from error
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """The config.json of a finished run. Raises InputError as `load` does."""
+    path = Path(path).absolute()
+    check(path.is_dir(), f"no folder at {path}: expected one written by `python -m jgmm.fit`.")
+    if not (path / CONFIG).is_file():
+        interrupted = (path / PROGRESS).is_dir() or (path / PARAMS).is_dir()
+        check(
+            not interrupted,
+            f"{path} is half-written: its fit was interrupted. Finish it with "
+            f"`python -m jgmm.fit --out {path} --resume`.",
+        )
+        raise InputError(f"{path} is not a jgmm run: it has no {CONFIG}.")
+    try:
+        config = json.loads((path / CONFIG).read_text())
+    except ValueError as error:
+        raise InputError(f"{path / CONFIG} is not valid JSON ({error}): the run is damaged.") from error
+    kind = config.get("kind") if isinstance(config, dict) else None
+    check(kind == KIND, f"{path} is a checkpoint of another kind ({kind!r}): expected {KIND!r}.")
+    check(
+        isinstance(config.get("format"), int) and config["format"] <= FORMAT,
+        f"{path} has format {config.get('format')}, newer than the {FORMAT} this version reads: upgrade jgmm.",
+    )
+    return config
+
+
+def describe(params: Source) -> dict[str, Any]:
+    """What `blank` needs to rebuild the structure of a source."""
+    gmm, rotation = params.gmm, params.rotation
+    return {
+        "k": gmm.k,
+        "n_codes": gmm.d,
+        "covariance_type": covariance_name(gmm),
+        "rotation": list(rotation.components.shape) if isinstance(rotation, PCA) else None,
+        "normalization_shape": list(params.mean.shape),
+        "shape": list(params.shape),
+        "dtype": str(gmm.means.dtype),
+    }
+
+
+def covariance_name(gmm: GMM) -> str:
+    """The name in `jgmm.tables.COVARIANCES` of a mixture's family."""
+    structure = jax.tree.structure(gmm.covariance)
+    for name, identity in COVARIANCES.items():
+        if jax.tree.structure(jax.eval_shape(lambda make=identity: make(gmm.k, gmm.d))) == structure:
+            return name
+    raise InputError(f"{type(gmm.covariance).__name__} is in no line of jgmm.tables.COVARIANCES.")
+
+
+def blank(description: dict[str, Any]) -> Source:
+    """A source of the structure described, with shapes and dtypes in place of arrays."""
+    d = description
+    dtype = np.dtype(d["dtype"])
+    k, n_codes = d["k"], d["n_codes"]
+
+    def build() -> Source:
+        rotation: Rotation = Identity(n_codes)
+        if d["rotation"]:
+            m, p = d["rotation"]
+            rotation = PCA(jnp.zeros(p, dtype), jnp.zeros((m, p), dtype), jnp.ones(m, dtype), n_codes)
+        covariance = COVARIANCES[d["covariance_type"]](k, n_codes, dtype)
+        gmm = GMM(jnp.zeros(k, dtype), jnp.zeros((k, n_codes), dtype), covariance)
+        norm = jnp.ones(d["normalization_shape"], dtype)
+        return Source(gmm, rotation, norm, norm, tuple(d["shape"]))
+
+    return jax.eval_shape(build)
+
+
+def save_arrays(path: Path, tree: Any) -> None:
+    """Write a pytree of arrays with orbax, replacing what is there once it is complete."""
+    import orbax.checkpoint as ocp
+
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(path, tree, force=True)
+
+
+def load_arrays(path: Path, target: Any) -> Any:
+    """Read a pytree written by `save_arrays`, of the structure of `target`, onto the default device."""
+    import orbax.checkpoint as ocp
+
+    with ocp.StandardCheckpointer() as checkpointer:
+        return checkpointer.restore(path, on_default_device(target))
+
+
+def on_default_device(target: Any) -> Any:
+    """The shapes and dtypes of a pytree, placed on the default device."""
+    sharding = jax.sharding.SingleDeviceSharding(jnp.zeros(()).device)
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), target)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON in one step: readers see the old file or the whole new one."""
+    temporary = path.with_name(path.name + ".partial")
+    with temporary.open("w") as file:
+        json.dump(content, file, indent=2)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of what the numbers depend on."""
+    packages = ("jax", "jaxlib", "numpy", "orbax-checkpoint")
+    ours = {"jgmm": jgmm.__version__, "python": platform.python_version()}
+    return ours | {p: importlib.metadata.version(p) for p in packages}
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0][:200]

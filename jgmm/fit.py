@@ -1,0 +1,32 @@
+"""`python -m jgmm.fit`: fit, save and picture a mixture of images."""
+
+import sys
+from collections.abc import Sequence
+
+from jgmm import cli
+from jgmm.options import Options
+
+PROG = "python -m jgmm.fit"
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Parse the options, those of the interrupted run first when resuming, and fit."""
+    args = sys.argv[1:] if args is None else args
+    options = cli.parse(Options, prog=PROG, args=args)
+    options.check()
+
+    import jax
+
+    from jgmm import workflow
+
+    if options.resume:
+        kept = workflow.interrupted_options(options.run_folder)
+        # Parsed again with the interrupted run's options as defaults, a flag that is given and differs shows.
+        options = workflow.check_resumed(kept, cli.parse(Options, prog=PROG, args=args, default=kept))
+    jax.config.update("jax_enable_x64", options.dtype == "float64")
+    with jax.default_matmul_precision(options.precision):
+        workflow.run(options)
+
+
+if __name__ == "__main__":
+    cli.run(main)

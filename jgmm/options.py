@@ -1,0 +1,131 @@
+"""The options of `python -m jgmm.fit`. Imports nothing heavy: `--help` reads this file."""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from jgmm.checks import InputError, check
+from jgmm.tables import COVARIANCES, DATASETS, INITIALISERS, NORMALISATIONS, RESIDUALS, Table
+
+
+def _one_of(table: Table) -> object:
+    return tyro.conf.arg(metavar="{" + "|".join(table) + "}")
+
+
+@dataclass(frozen=True)
+class Options:
+    """Fit a Gaussian mixture to images and write it, with pictures, to a run folder."""
+
+    k: Annotated[int, tyro.conf.arg(aliases=("--n-components",))] = 100
+    """Number of components."""
+    covariance_type: Annotated[str, _one_of(COVARIANCES)] = "diag"
+    """Family of the covariances, in the basis that --n-pca chooses."""
+    out: Annotated[Path | None, tyro.conf.arg(aliases=("--output-dir",))] = None
+    """Run folder [default: runs/<dataset>-k<K>]."""
+    resume: bool = False
+    """Go on with the interrupted fit in the run folder."""
+
+    dataset: Annotated[str, _one_of(DATASETS)] = "cifar10"
+    """Data set."""
+    data: Path | None = None
+    """Your own data instead: a .npy or .npz file of shape [N, D] or [N, H, W, C]."""
+    data_dir: Annotated[Path | None, tyro.conf.arg(aliases=("--data-root",))] = None
+    """Folder with the CIFAR-10 files [default: $JGMM_DATA, then TensorFlow Datasets]."""
+    augmentation: bool = False
+    """Add the mirror image of every image."""
+    holdout: float = 0.0
+    """Share of the images kept out of the fit and evaluated at the end."""
+
+    n_pca: Annotated[str, tyro.conf.arg(metavar="{all|none|D}")] = "all"
+    """Principal components kept as codes; none fits the pixels themselves."""
+    residual: Annotated[str, _one_of(RESIDUALS)] = "spectrum"
+    """Variance of the directions that are not kept; with none they are lost, and so is the density."""
+
+    init: Annotated[str, _one_of(INITIALISERS)] = "kmeans"
+    """Where EM starts."""
+    n_init: int = 1
+    """Restarts, of which the best is kept."""
+    init_from: Path | None = None
+    """Start from the mixture, and the principal components, of another run."""
+    max_iter: int = 100
+    """Iterations of EM at most."""
+    tol: float = 1e-3
+    """EM stops when the objective changes by less than this, in nats an image."""
+    reg_covar: float = 1e-6
+    """Added to every variance."""
+    prior_strength: float = 1.0
+    """Weight of the prior on covariances, in observations; 0 is maximum likelihood."""
+    chunk_size: int | None = None
+    """Rows taken at a time [default: by dimension]."""
+    precision: Literal["highest", "high", "default"] = "highest"
+    """Of matrix products on GPUs and TPUs."""
+    dtype: Literal["float32", "float64"] = "float32"
+    """Of the computation and the checkpoint."""
+
+    normalize: Annotated[str, _one_of(NORMALISATIONS)] = "channel"
+    """What shares one mean and standard deviation in x0."""
+    n_stat_samples: int | None = None
+    """Estimate them from so many samples [default: exact]."""
+    batch_size: int = 128
+    """Samples drawn at a time for --n-stat-samples."""
+    seed: Annotated[int, tyro.conf.arg(aliases=("--random-state",))] = 0
+    """Of everything random."""
+
+    @property
+    def run_folder(self) -> Path:
+        """Where the run is written."""
+        name = self.data.stem if self.data else self.dataset
+        return self.out or Path("runs") / f"{name}-k{self.k}"
+
+    @property
+    def n_components(self) -> int | None:
+        """--n-pca as a number; None for all and for none."""
+        if self.n_pca in ("all", "none"):
+            return None
+        try:
+            return int(self.n_pca)
+        except ValueError:
+            raise InputError(f"--n-pca expects all, none or a number, got {self.n_pca!r}.") from None
+
+    def check(self) -> None:
+        """Raise InputError for any value that can be refused before the data are seen."""
+        tables = {
+            "dataset": DATASETS,
+            "covariance_type": COVARIANCES,
+            "init": INITIALISERS,
+            "residual": RESIDUALS,
+            "normalize": NORMALISATIONS,
+        }
+        for name, table in tables.items():
+            table.canonical(getattr(self, name))
+        least = {"k": 1, "n_init": 1, "max_iter": 1, "chunk_size": 1, "n_stat_samples": 2, "batch_size": 1}
+        least |= {"tol": 0, "reg_covar": 0, "prior_strength": 0, "seed": 0, "n_components": 1}
+        for name, bound in least.items():
+            value = getattr(self, name)
+            flag = "n_pca" if name == "n_components" else name
+            check(value is None or value >= bound, f"--{_dashed(flag)} must be at least {bound}, got {value}.")
+        check(0 <= self.holdout < 1, f"--holdout must be from 0 up to, not including, 1, got {self.holdout}.")
+        check(self.seed < 2**32, f"--seed must be below 2**32, got {self.seed}.")
+
+    def to_json(self) -> dict[str, object]:
+        """The options as JSON values."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "resume"}
+        return {name: str(v) if isinstance(v, Path) else v for name, v in values.items()}
+
+    @classmethod
+    def from_json(cls, values: dict[str, object]) -> "Options":
+        """The inverse of `to_json`."""
+        paths = ("out", "data", "data_dir", "init_from")
+        return cls(**{n: Path(str(v)) if n in paths and v is not None else v for n, v in values.items()})  # type: ignore[arg-type]
+
+    def difference(self, other: "Options") -> str | None:
+        """The first flag on which two sets of options differ, apart from where the run is and whether it resumes."""
+        ours, theirs = self.to_json(), other.to_json()
+        differing = [name for name in ours if name != "out" and ours[name] != theirs[name]]
+        return f"--{_dashed(differing[0])}" if differing else None
+
+
+def _dashed(name: str) -> str:
+    return name.replace("_", "-")

@@ -1,0 +1,124 @@
+"""An interrupted fit on disk: everything `--resume` goes on from, in RUN/progress.
+
+    options.json      the options of the run
+    rotation/         the fitted PCA and its spectrum
+    state/ITERATION/  the EM state, the last one kept
+
+Orbax writes a folder under a temporary name and renames it when it is complete, so that a process killed at any
+moment leaves a whole state behind.
+"""
+
+import json
+import shutil
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jgmm.checkpoint import PROGRESS, load_arrays, on_default_device, save_arrays, write_json
+from jgmm.em import EMState
+from jgmm.mixture import GMM
+from jgmm.pca import PCA, Spectrum
+from jgmm.tables import COVARIANCES
+
+# Saving may take this share of the time of a fit.
+SHARE = 0.05
+
+
+class Progress:
+    """Saves the state of a fit in a run folder, and reads it back."""
+
+    def __init__(self, run: Path):
+        import orbax.checkpoint as ocp
+
+        self.folder = run.absolute() / PROGRESS
+        self.folder.mkdir(parents=True, exist_ok=True)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=1, cleanup_tmp_directories=True, enable_async_checkpointing=False
+        )
+        self.manager = ocp.CheckpointManager(self.folder / "state", options=options)
+        self.saved_at, self.cost = -np.inf, 0.0
+
+    def save_rotation(self, pca: PCA, spectrum: Spectrum) -> None:
+        """Keep the fitted rotation."""
+        save_arrays(self.folder / "rotation", pca)
+        report = asdict(spectrum) | {"variances": spectrum.variances.tolist()}
+        write_json(self.folder / "spectrum.json", report | {"shape": list(pca.components.shape)})
+
+    def load_rotation(self, dtype: Any) -> tuple[PCA, Spectrum] | None:
+        """The rotation kept, if there is one."""
+        path = self.folder / "spectrum.json"
+        if not path.exists():
+            return None
+        report = json.loads(path.read_text())
+        m, p = report.pop("shape")
+        spectrum = Spectrum(**(report | {"variances": np.array(report["variances"])}))
+        blank = jax.eval_shape(
+            lambda: PCA(jnp.zeros(p, dtype), jnp.zeros((m, p), dtype), jnp.zeros(m, dtype), spectrum.n_codes)
+        )
+        return load_arrays(self.folder / "rotation", blank), spectrum
+
+    def save(self, state: EMState) -> None:
+        """Keep the state, unless the last save is so recent that saving would take more than its SHARE of the time."""
+        import orbax.checkpoint as ocp
+
+        start = time.monotonic()
+        if start - self.saved_at < self.cost / SHARE:
+            return
+        arrays = {"gmm": state.gmm} | ({"best": state.best.gmm} if state.best else {})
+        self.manager.save(
+            (self.manager.latest_step() or 0) + 1,
+            args=ocp.args.Composite(
+                arrays=ocp.args.StandardSave(arrays), numbers=ocp.args.JsonSave(_numbers(state))
+            ),
+        )
+        self.saved_at = time.monotonic()
+        self.cost = self.saved_at - start
+
+    def load(self, k: int, d: int, covariance_type: str, dtype: Any) -> EMState | None:
+        """The last state kept, if there is one."""
+        import orbax.checkpoint as ocp
+
+        step = self.manager.latest_step()
+        if step is None:
+            return None
+        restore = ocp.args.Composite(numbers=ocp.args.JsonRestore())
+        numbers = self.manager.restore(step, args=restore)["numbers"]
+        gmm = jax.eval_shape(
+            lambda: GMM(jnp.zeros(k, dtype), jnp.zeros((k, d), dtype), COVARIANCES[covariance_type](k, d, dtype))
+        )
+        target = on_default_device({"gmm": gmm} | ({"best": gmm} if numbers["best"] else {}))
+        arrays = self.manager.restore(step, args=ocp.args.Composite(arrays=ocp.args.StandardRestore(target)))
+        arrays = arrays["arrays"]
+        best = _state(arrays["best"], numbers["best"]) if numbers["best"] else None
+        return replace(_state(arrays["gmm"], numbers), best=best)
+
+    def close(self) -> None:
+        """Wait for what is being written."""
+        self.manager.close()
+
+    def remove(self) -> None:
+        """The fit is finished: forget how it got there."""
+        self.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _numbers(state: EMState) -> dict[str, Any]:
+    return {
+        "restart": state.restart,
+        "history": state.history,
+        "log_likelihoods": state.log_likelihoods,
+        "counts": None if state.counts is None else state.counts.tolist(),
+        "revived": state.revived,
+        "converged": state.converged,
+        "best": _numbers(state.best) if state.best else None,
+    }
+
+
+def _state(gmm: GMM, numbers: dict[str, Any]) -> EMState:
+    counts = None if numbers["counts"] is None else np.array(numbers["counts"], gmm.means.dtype)
+    return EMState(gmm, **(numbers | {"counts": counts, "best": None}))
