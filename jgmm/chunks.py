@@ -4,7 +4,7 @@ The last chunk is moved back to end at the last row: nothing is padded or copied
 """
 
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -13,14 +13,8 @@ from jaxtyping import Array, Float
 # About this many elements a chunk: large enough for full-speed matrix products, small enough for the caches.
 ELEMENTS = 2**22
 
-
-class Addable(Protocol):
-    """A pytree of arrays that adds, with all zeros for its zero."""
-
-    def __add__(self, other: Any, /) -> Any: ...
-
-
-S = TypeVar("S", bound=Addable)
+# A pytree of arrays that adds, with all zeros for its zero.
+S = TypeVar("S", bound=Any)
 
 
 def _chunking(rows: Any, chunk_size: int | None) -> tuple[int, int, Callable[[Array | int], tuple[Array, Any]]]:

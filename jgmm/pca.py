@@ -8,8 +8,8 @@ that the model remains a density over all of x (Tipping and Bishop, Probabilisti
 1999, is the isotropic case).
 """
 
+import abc
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -29,25 +29,48 @@ RESOLUTION = 1e-11
 ROWS = 4096
 
 
-class Rotation(Protocol):
-    """An invertible affine map x -> z; `PCA` and `Identity` are the two."""
+class Rotation(abc.ABC):
+    """An affine map x -> z between features and codes; `PCA` and `Identity` are the two."""
+
+    n_codes: int
 
     @property
-    def n_codes(self) -> int: ...
+    @abc.abstractmethod
+    def n_residual(self) -> int:
+        """The number of directions beside the codes, standard normal when decoded."""
+
     @property
-    def n_residual(self) -> int: ...
-    @property
-    def has_density(self) -> bool: ...
-    def encode(self, x: Float[Array, "n p"]) -> Float[Array, "n d"]: ...
-    def residual(self, x: Float[Array, "n p"]) -> Float[Array, "n q"]: ...
-    def decode(self, z: Float[Array, "n d"], residual: Float[Array, "n q"]) -> Float[Array, "n p"]: ...
-    def log_det(self) -> Float[Array, ""] | float: ...
-    def image_variance(self, covariance: Covariance) -> Float[Array, "#k p"]: ...
-    def code_variances(self) -> Float[Array, " d"]: ...
+    @abc.abstractmethod
+    def has_density(self) -> bool:
+        """Whether the map is invertible, so that a density of codes is one of x."""
+
+    @abc.abstractmethod
+    def encode(self, x: Float[Array, "n p"]) -> Float[Array, "n d"]:
+        """The codes of x."""
+
+    @abc.abstractmethod
+    def residual(self, x: Float[Array, "n p"]) -> Float[Array, "n q"]:
+        """The whitened coordinates of x in the directions beside the codes."""
+
+    @abc.abstractmethod
+    def decode(self, z: Float[Array, "n d"], residual: Float[Array, "n q"]) -> Float[Array, "n p"]:
+        """The x with these codes and residual coordinates."""
+
+    @abc.abstractmethod
+    def log_det(self) -> Float[Array, ""] | float:
+        """log |∂z/∂x|, nats. Meaningful only with a density."""
+
+    @abc.abstractmethod
+    def image_variance(self, covariance: Covariance) -> Float[Array, "#k p"]:
+        """The variance of every feature of x when codes have these covariances, with what the residual adds."""
+
+    @abc.abstractmethod
+    def code_variances(self) -> Float[Array, " d"]:
+        """How much a unit of each code is worth in x: the metric in which distances of codes are those of x."""
 
 
 @pytree
-class PCA:
+class PCA(Rotation):
     """A fitted rotation. `components` has a row for every feature of x, or n_codes rows without a residual."""
 
     mean: Float[Array, " p"]
@@ -57,40 +80,31 @@ class PCA:
 
     @property
     def n_residual(self) -> int:
-        """The number of directions beside the codes, standard normal when decoded."""
         return self.components.shape[0] - self.n_codes
 
     @property
     def has_density(self) -> bool:
-        """Whether the map is invertible, so that a density of codes is one of x."""
         return self.components.shape[0] == self.components.shape[1]
 
     def encode(self, x: Float[Array, "n p"]) -> Float[Array, "n d"]:
-        """The whitened codes of x."""
         return self._project(x, slice(None, self.n_codes))
 
     def residual(self, x: Float[Array, "n p"]) -> Float[Array, "n q"]:
-        """The whitened coordinates of x in the directions beside the codes."""
         return self._project(x, slice(self.n_codes, None))
 
     def decode(self, z: Float[Array, "n d"], residual: Float[Array, "n q"]) -> Float[Array, "n p"]:
-        """The x with these codes and residual coordinates."""
         whole = jnp.concatenate([z, residual], axis=1) * self.scale[None]
         return self.mean[None] + matmul(whole, self.components)
 
     def log_det(self) -> Float[Array, ""]:
-        """log |∂z/∂x| = −Σ log scale, nats. Meaningful only with a density."""
         return -jnp.log(self.scale).sum()
 
     def image_variance(self, covariance: Covariance) -> Float[Array, "#k p"]:
-        """The variance of every feature of x when codes have these covariances: diag(A Σ_k Aᵀ), A = ∂x/∂z, plus what
-        the residual adds."""
-        a = self.components * self.scale[:, None]
+        a = self.components * self.scale[:, None]  # rows of ∂x/∂z, transposed
         codes, rest = a[: self.n_codes], a[self.n_codes :]
         return covariance.image_variance(codes.T) + (rest**2).sum(axis=0)[None]
 
     def code_variances(self) -> Float[Array, " d"]:
-        """The variances of x along the directions of the codes."""
         return self.scale[: self.n_codes] ** 2
 
     def _project(self, x: Array, rows: slice) -> Array:
@@ -98,7 +112,7 @@ class PCA:
 
 
 @pytree
-class Identity:
+class Identity(Rotation):
     """No rotation: codes are x itself."""
 
     n_codes: int = field(metadata={"static": True})

@@ -26,6 +26,8 @@ def grouped_matvec(
     block is one small matrix product, so a matrix is read once a block and not once a row.
     """
     n, _ = x.shape
+    if n == 0:
+        return x
     k = matrices.shape[0]
     order = jnp.argsort(group)
     counts = jnp.zeros(k, jnp.int32).at[group].add(1)

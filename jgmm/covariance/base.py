@@ -11,7 +11,6 @@ A family is entered in `jgmm.tables.COVARIANCES` as a function identity(k, d, dt
 
 import abc
 from collections.abc import Callable
-from typing import Self
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -68,7 +67,7 @@ class Covariance(abc.ABC):
         """Σ_n r_nk (x_n − μ_k)(x_n − μ_k)ᵀ in the family's shape."""
 
     @abc.abstractmethod
-    def update(self, scatter: Array, counts: Float[Array, " k"], prior: Prior) -> Self:
+    def update(self, scatter: Array, counts: Float[Array, " k"], prior: Prior) -> "Covariance":
         """The mode of Σ_k given its scatter matrix in the family's shape, n_k observations and the prior."""
 
     @abc.abstractmethod
@@ -84,13 +83,13 @@ class Covariance(abc.ABC):
         """Σ_k as a matrix."""
 
     @abc.abstractmethod
-    def marginal(self, features: Int[Array, " a"]) -> Self:
+    def marginal(self, features: Int[Array, " a"]) -> "Covariance":
         """The covariance of a subset of the features."""
 
     @abc.abstractmethod
     def conditional(
         self, features: Int[Array, " a"], given: Int[Array, " b"], deviation: Float[Array, "k b"]
-    ) -> tuple[Float[Array, "k a"], Self]:
+    ) -> tuple[Float[Array, "k a"], "Covariance"]:
         """Σ_ab Σ_bb⁻¹ δ_k and Σ_aa − Σ_ab Σ_bb⁻¹ Σ_ba: how far the mean of the features a moves when the features
         b lie δ_k off theirs, and the covariance that is left."""
 

@@ -1,7 +1,7 @@
 """Diagonal covariances: Σ_k = diag(σ²_k)."""
 
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -19,7 +19,7 @@ class Diag(Covariance):
     variances: Float[Array, "k d"]
 
     @classmethod
-    def identity(cls, k: int, d: int, dtype: Any = None) -> Self:
+    def identity(cls, k: int, d: int, dtype: Any = None) -> "Diag":
         return cls(jnp.ones((k, d), dtype))
 
     def mahalanobis(self, means: Float[Array, "k d"]) -> Callable[[Array], Array]:
@@ -37,7 +37,7 @@ class Diag(Covariance):
     def moments(self, x: Float[Array, "n d"], r: Float[Array, "n k"], means: Float[Array, "k d"]) -> Array:
         return second_moments(x, r, means, 1 / self.variances)
 
-    def update(self, scatter: Array, counts: Float[Array, " k"], prior: Prior) -> Self:
+    def update(self, scatter: Array, counts: Float[Array, " k"], prior: Prior) -> "Diag":
         return type(self)(prior.variance_of(jnp.maximum(scatter, 0), counts[:, None]))
 
     def variance(self) -> Float[Array, "#k d"]:
@@ -49,11 +49,11 @@ class Diag(Covariance):
     def dense(self) -> Float[Array, "#k d d"]:
         return self.variances[:, :, None] * jnp.eye(self.variances.shape[1], dtype=self.variances.dtype)[None]
 
-    def marginal(self, features: Int[Array, " a"]) -> Self:
+    def marginal(self, features: Int[Array, " a"]) -> "Diag":
         return type(self)(self.variances[:, features])
 
     def conditional(
         self, features: Int[Array, " a"], given: Int[Array, " b"], deviation: Float[Array, "k b"]
-    ) -> tuple[Float[Array, "k a"], Self]:
+    ) -> tuple[Float[Array, "k a"], "Diag"]:
         shift = jnp.zeros((deviation.shape[0], features.shape[0]), deviation.dtype)
         return shift, self.marginal(features)

@@ -1,7 +1,7 @@
 """Full covariances, held as lower Cholesky factors: Σ_k = L_k L_kᵀ."""
 
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,11 +21,11 @@ class Full(Covariance):
     cholesky: Float[Array, "k d d"]
 
     @classmethod
-    def identity(cls, k: int, d: int, dtype: Any = None) -> Self:
+    def identity(cls, k: int, d: int, dtype: Any = None) -> "Full":
         return cls(jnp.tile(jnp.eye(d, dtype=dtype)[None], (k, 1, 1)))
 
     @classmethod
-    def from_dense(cls, covariance: Float[Array, "k d d"]) -> Self:
+    def from_dense(cls, covariance: Float[Array, "k d d"]) -> "Full":
         """From the matrices Σ_k; NaN where one is not positive definite."""
         # One matrix at a time: a batched factorisation holds several copies of all of them.
         return cls(jax.lax.map(lambda c: jnp.linalg.cholesky(c, symmetrize_input=False), covariance))
@@ -86,7 +86,7 @@ class Full(Covariance):
         between = overlap.sum(axis=1, keepdims=True) * centres - matmul(overlap, centres)
         return (within + matmul(centres.T, between))[None]
 
-    def update(self, scatter: Array, counts: Float[Array, " k"], prior: Prior) -> Self:
+    def update(self, scatter: Array, counts: Float[Array, " k"], prior: Prior) -> "Full":
         eye = jnp.eye(scatter.shape[-1], dtype=scatter.dtype)
         pull = prior.strength * prior.variance
 
@@ -106,14 +106,14 @@ class Full(Covariance):
     def dense(self) -> Float[Array, "#k d d"]:
         return matmul(self.cholesky, self.cholesky.swapaxes(1, 2))
 
-    def marginal(self, features: Int[Array, " a"]) -> Self:
+    def marginal(self, features: Int[Array, " a"]) -> "Full":
         # Rows of L: their product is the sub-matrix, and the R of a QR its Cholesky factor, without squaring.
         rows = self.cholesky[:, features]
         return type(self)(_lower(rows))
 
     def conditional(
         self, features: Int[Array, " a"], given: Int[Array, " b"], deviation: Float[Array, "k b"]
-    ) -> tuple[Float[Array, "k a"], Self]:
+    ) -> tuple[Float[Array, "k a"], "Full"]:
         covariance = self.dense()
         within = covariance[:, features[:, None], features[None]]
         across = covariance[:, given[:, None], features[None]]

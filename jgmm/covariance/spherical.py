@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import field
-from typing import Any, Self
+from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -20,7 +20,7 @@ class Spherical(Covariance):
     n_features: int = field(metadata={"static": True})
 
     @classmethod
-    def identity(cls, k: int, d: int, dtype: Any = None) -> Self:
+    def identity(cls, k: int, d: int, dtype: Any = None) -> "Spherical":
         return cls(jnp.ones(k, dtype), d)
 
     def mahalanobis(self, means: Float[Array, "k d"]) -> Callable[[Array], Array]:
@@ -38,7 +38,7 @@ class Spherical(Covariance):
     def moments(self, x: Float[Array, "n d"], r: Float[Array, "n k"], means: Float[Array, "k d"]) -> Array:
         return second_moments(x, r, means, 1 / self.variances[:, None]).sum(axis=1)
 
-    def update(self, scatter: Array, counts: Float[Array, " k"], prior: Prior) -> Self:
+    def update(self, scatter: Array, counts: Float[Array, " k"], prior: Prior) -> "Spherical":
         mean_scatter = jnp.maximum(scatter, 0) / self.n_features
         return type(self)(prior.variance_of(mean_scatter, counts), self.n_features)
 
@@ -51,11 +51,11 @@ class Spherical(Covariance):
     def dense(self) -> Float[Array, "#k d d"]:
         return self.variances[:, None, None] * jnp.eye(self.n_features, dtype=self.variances.dtype)[None]
 
-    def marginal(self, features: Int[Array, " a"]) -> Self:
+    def marginal(self, features: Int[Array, " a"]) -> "Spherical":
         return type(self)(self.variances, features.shape[0])
 
     def conditional(
         self, features: Int[Array, " a"], given: Int[Array, " b"], deviation: Float[Array, "k b"]
-    ) -> tuple[Float[Array, "k a"], Self]:
+    ) -> tuple[Float[Array, "k a"], "Spherical"]:
         shift = jnp.zeros((deviation.shape[0], features.shape[0]), deviation.dtype)
         return shift, self.marginal(features)

@@ -1,7 +1,7 @@
 """One covariance shared by all components: a wrapper around any family."""
 
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -34,7 +34,7 @@ class Tied(Covariance):
     def moments(self, x: Float[Array, "n d"], r: Float[Array, "n k"], means: Float[Array, "k d"]) -> Array:
         return self.shared.pooled_moments(x, r, means)
 
-    def update(self, scatter: Array, counts: Float[Array, " k"], prior: Prior) -> Self:
+    def update(self, scatter: Array, counts: Float[Array, " k"], prior: Prior) -> "Tied":
         return type(self)(self.shared.update(scatter, counts.sum(keepdims=True), prior))
 
     def variance(self) -> Float[Array, "1 d"]:
@@ -46,12 +46,12 @@ class Tied(Covariance):
     def dense(self) -> Float[Array, "1 d d"]:
         return self.shared.dense()
 
-    def marginal(self, features: Int[Array, " a"]) -> Self:
+    def marginal(self, features: Int[Array, " a"]) -> "Tied":
         return type(self)(self.shared.marginal(features))
 
     def conditional(
         self, features: Int[Array, " a"], given: Int[Array, " b"], deviation: Float[Array, "k b"]
-    ) -> tuple[Float[Array, "k a"], Self]:
+    ) -> tuple[Float[Array, "k a"], "Tied"]:
         shift, left = self.shared.conditional(features, given, deviation)
         return shift, type(self)(left)
 

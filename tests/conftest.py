@@ -1,0 +1,43 @@
+"""Eight CPU devices, shapes checked at every call, and no silent broadcasting of ranks."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from jaxtyping import install_import_hook
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+with install_import_hook("jgmm", "beartype.beartype"):
+    import jgmm.bits
+    import jgmm.em
+    import jgmm.source
+    import jgmm.workflow  # noqa: F401
+
+
+@pytest.fixture
+def x64() -> Iterator[None]:
+    """The test computes in float64."""
+    jax.config.update("jax_enable_x64", True)
+    yield
+    jax.config.update("jax_enable_x64", False)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def cifar_dir() -> Path:
+    """The folder with the real CIFAR-10; the test is skipped where it is missing."""
+    import os
+
+    places = [os.environ.get("JGMM_DATA"), Path(__file__).parents[2] / "shared" / "data"]
+    for place in places:
+        if place and (Path(place) / "cifar-10-batches-bin").is_dir():
+            return Path(place)
+    pytest.skip("CIFAR-10 is not here: point $JGMM_DATA at the folder that holds cifar-10-batches-bin")

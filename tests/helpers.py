@@ -1,0 +1,37 @@
+"""Mixtures and data that several tests use."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy.stats import multivariate_normal
+
+from jgmm.covariance.base import Prior
+from jgmm.mixture import GMM
+from jgmm.tables import COVARIANCES
+
+
+def random_mixture(rng: np.random.Generator, name: str, k: int = 3, d: int = 4, dtype: str = "float64") -> GMM:
+    """A mixture of the family with generic parameters: the family's update of a random scatter."""
+    identity = COVARIANCES[name](k, d, dtype)
+    a = rng.normal(size=(k, 3 * d, d)) * rng.uniform(0.5, 2, size=(k, 1, d))
+    x = jnp.asarray(a.reshape(-1, d), dtype)
+    r = jnp.asarray(np.repeat(np.eye(k), 3 * d, axis=0), dtype)
+    scatter = identity.moments(x, r, jnp.zeros((k, d), dtype))
+    weights = rng.dirichlet(np.full(k, 5.0))
+    means = jnp.asarray(2 * rng.normal(size=(k, d)), dtype)
+    covariance = identity.update(scatter, r.sum(axis=0), jax.tree.map(lambda v: jnp.asarray(v, dtype), Prior()))
+    return GMM(jnp.log(jnp.asarray(weights, dtype)), means, covariance)
+
+
+def dense(gmm: GMM) -> np.ndarray:
+    """Σ_k as a [K, D, D] array, tied or not."""
+    return np.broadcast_to(np.asarray(gmm.covariance.dense()), (gmm.k, gmm.d, gmm.d))
+
+
+def log_joint_by_scipy(gmm: GMM, z: np.ndarray) -> np.ndarray:
+    """log w_k + log N(z_n | μ_k, Σ_k), [N, K], by scipy."""
+    parts = [
+        multivariate_normal(np.asarray(m), c, allow_singular=True).logpdf(z)
+        for m, c in zip(gmm.means, dense(gmm), strict=True)
+    ]
+    return np.asarray(gmm.log_weights) + np.stack(parts, axis=-1)
