@@ -23,7 +23,7 @@ ROWS = 2048
 
 @jax.jit
 def _chunk(params: Source, x: jax.Array, noise: jax.Array) -> jax.Array:
-    pixels = (x + STEP * noise).reshape(-1, *params.shape)
+    pixels = (x + noise).reshape(-1, *params.shape)
     return log_prob(params, (pixels - params.mean[None]) / params.std[None])
 
 
@@ -39,14 +39,15 @@ def mean_log_prob(
         x = to_features(pixels[start : start + chunk_size], np.dtype(dtype).type)
         n = x.shape[0]
         x = np.pad(x, ((0, chunk_size - n), (0, 0)))  # one compiled shape
-        noise = jnp.zeros((), dtype) if key is None else _noise(jax.random.fold_in(key, i), x.shape, dtype)
+        noise = jnp.zeros((), dtype) if key is None else cell_noise(jax.random.fold_in(key, i), x.shape, dtype)
         total += np.asarray(_chunk(params, x, noise), np.float64)[:n].sum()
     return total / len(pixels) - log_std
 
 
 @partial(jax.jit, static_argnames=("shape", "dtype"))
-def _noise(key: PRNGKeyArray, shape: tuple[int, int], dtype: np.dtype) -> jax.Array:
-    return jax.random.uniform(key, shape, dtype, -0.5, 0.5)
+def cell_noise(key: PRNGKeyArray, shape: tuple[int, int], dtype: np.dtype) -> jax.Array:
+    """Noise uniform over the cell of an 8-bit value in [-1, 1]."""
+    return jax.random.uniform(key, shape, dtype, -STEP / 2, STEP / 2)
 
 
 def bits_per_dim(

@@ -35,6 +35,8 @@ class Options:
     """Folder with the CIFAR-10 files [default: $JGMM_DATA, then TensorFlow Datasets]."""
     augmentation: bool = False
     """Add the mirror image of every image."""
+    dequantize: bool = False
+    """Fit 8-bit images plus uniform noise as wide as one of their 256 steps, as bits per dimension suppose."""
     holdout: float = 0.0
     """Share of the images kept out of the fit and evaluated at the end."""
 

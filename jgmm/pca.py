@@ -194,6 +194,7 @@ def fit(
     residual: str = "spectrum",
     scale: float = 1.0,
     shift: float = 0.0,
+    noise_variance: float = 0.0,
     floor: float | None = None,
     dtype: np.dtype | type = np.float32,
 ) -> tuple[PCA, Spectrum]:
@@ -206,6 +207,7 @@ def fit(
         x: numbers of any type; 8-bit pixels need not be converted first (`scale`, `shift`).
         n_components: how many directions become codes; None for all. Directions without variance never do.
         residual: what becomes of the others, a name in `jgmm.tables.RESIDUALS`.
+        noise_variance: of independent noise that the features will be given on top, such as dequantisation.
         floor: the variance of directions without any; None for 1e-6 of the mean variance.
         dtype: of the result.
     Raises InputError for n_components outside 1..min(n, p), and for data that are all constant or not finite.
@@ -220,9 +222,9 @@ def fit(
     if not np.isfinite(cov).all():
         raise InputError("the data contain NaN or infinite values: remove those rows first.")
     variances, vectors = np.linalg.eigh(cov)
-    variances, vectors = np.maximum(variances[::-1], 0), vectors[:, ::-1]
+    variances, vectors = np.maximum(variances[::-1], 0) + noise_variance, vectors[:, ::-1]
     constant = np.finfo(np.float64).eps * float(np.abs(mean).max(initial=0)) ** 2
-    check(variances[0] > constant, "the data are constant: every row is the same, there is nothing to fit.")
+    check(variances[0] - noise_variance > constant, "the data are constant: every row is the same, there is nothing to fit.")
     rank = int((variances > RESOLUTION * variances[0]).sum())
     floor = 1e-6 * float(variances.mean()) if floor is None else floor
     n_codes = min(n_components or p, rank)

@@ -10,13 +10,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from jgmm import bits, checkpoint, em, figures, pca, source
 from jgmm.checks import InputError, check
 from jgmm.covariance.base import Prior
 from jgmm.data import Images, arrays, load, to_features
-from jgmm.data.images import STEP
+from jgmm.data.images import CELL_VARIANCE, STEP
 from jgmm.em import EMState
 from jgmm.options import Options
 from jgmm.pca import PCA, Identity, Rotation, Spectrum
@@ -27,7 +27,7 @@ from jgmm.tables import COVARIANCES
 
 OPTIONS = "options.json"
 # Streams of random numbers, folded into the seed.
-EM_KEY, DEQUANTISATION_KEY, STATISTICS_KEY, PICTURE_KEY = range(4)
+EM_KEY, DEQUANTISATION_KEY, STATISTICS_KEY, PICTURE_KEY, TRAINING_NOISE_KEY = range(5)
 SHOWN = 100
 
 
@@ -53,14 +53,16 @@ def run(options: Options) -> None:
 
     progress = _open(folder, options)
     rotation, spectrum = _rotation(options, data.train, start, progress)
-    codes, offset = encode(rotation, data.train.pixels, options.dtype)
+    noise = jax.random.fold_in(key, TRAINING_NOISE_KEY) if options.dequantize else None
+    codes, offset = encode(rotation, data.train.pixels, options.dtype, noise)
     state, report = _fit(key, options, codes, offset, rotation, start, progress, clock)
+    history = [objective + offset for objective in state.history]
 
     params = _normalised(key, options, Source(state.gmm, rotation, *_no_norm(data.train), data.train.shape))
     summary = summarise(key, params, data, state, report.seconds, clock)
     summary["command_seconds"] = round(time.perf_counter() - begun, 3)
-    pictures = draw_pictures(folder, key, params, data.train, spectrum, state)
-    _finish(folder, options, data, params, state, summary, spectrum)
+    pictures = draw_pictures(folder, key, params, data.train, spectrum, history, state.converged)
+    _finish(folder, options, data, params, history, summary, spectrum)
     progress.remove()
     _print(summary, folder, pictures)
 
@@ -81,15 +83,21 @@ def prepare(options: Options) -> Data:
     return Data(train.with_mirror_images() if options.augmentation else train, held_out, images.sha256)
 
 
-def encode(rotation: Rotation, pixels: np.ndarray, dtype: str) -> tuple[Float[Array, "n d"], float]:
-    """Codes of all images, and what to add to their mean log-density for that of the pixels: nats an image."""
+def encode(
+    rotation: Rotation, pixels: np.ndarray, dtype: str, dequantisation: PRNGKeyArray | None = None
+) -> tuple[Float[Array, "n d"], float]:
+    """Codes of all images, with uniform noise if a key is given; and what to add to their mean log-density for that of
+    the pixels: nats an image."""
     rows = bits.ROWS
     codes = np.empty((len(pixels), rotation.n_codes), dtype)
     log_residual = 0.0
-    for start in range(0, len(pixels), rows):
+    for i, start in enumerate(range(0, len(pixels), rows)):
         x = to_features(pixels[start : start + rows], np.dtype(dtype).type)
         n = len(x)
-        z, log_r = pca.encode_with_residual(rotation, np.pad(x, ((0, rows - n), (0, 0))))
+        x = np.pad(x, ((0, rows - n), (0, 0)))  # one compiled shape
+        if dequantisation is not None:
+            x = x + bits.cell_noise(jax.random.fold_in(dequantisation, i), x.shape, x.dtype)
+        z, log_r = pca.encode_with_residual(rotation, jnp.asarray(x))
         codes[start : start + n] = z[:n]
         log_residual += np.asarray(log_r, np.float64)[:n].sum()
     offset = log_residual / len(pixels) + float(rotation.log_det()) if rotation.has_density else 0.0
@@ -115,7 +123,7 @@ def summarise(
             if data.train.is_8_bit:
                 summary[f"bits_per_dim_{part}"] = bits.bits_per_dim(noise, params, pixels)
     else:
-        summary["log_likelihood_of_codes"] = state.log_likelihoods[-1]
+        summary["log_likelihood_of_codes"] = state.log_likelihoods[-1]  # before the last M-step
     return summary | {
         "seconds_per_iteration": float(np.median(seconds)) if seconds else None,
         "compile_seconds": clock.seconds,
@@ -124,7 +132,13 @@ def summarise(
 
 
 def draw_pictures(
-    folder: Path, key: Array, params: Source, train: Images, spectrum: Spectrum | None, state: EMState
+    folder: Path,
+    key: Array,
+    params: Source,
+    train: Images,
+    spectrum: Spectrum | None,
+    history: list[float],
+    converged: bool,
 ) -> list[Path]:
     """The pictures of a run, in its folder."""
     gmm, rotation = params.gmm, params.rotation
@@ -136,7 +150,7 @@ def draw_pictures(
     paths = [folder / f"{name}.png" for name in ("means", "samples", "likelihood", "spectrum")]
     figures.component_means(paths[0], np.asarray(means).reshape(-1, *train.shape), np.exp(gmm.log_weights))
     figures.samples_beside_data(paths[1], pixels, shown)
-    figures.likelihood(paths[2], state.history, state.converged)
+    figures.likelihood(paths[2], history, converged)
     if spectrum is None:
         return paths[:3]
     figures.spectrum(paths[3], spectrum.variances, spectrum.n_codes)
@@ -228,7 +242,8 @@ def _rotation(
         scale=STEP if train.is_8_bit else 1.0,
         shift=-1.0 if train.is_8_bit else 0.0,
         # 8-bit values carry no more than their cell, whose variance this is.
-        floor=STEP**2 / 12 if train.is_8_bit else None,
+        floor=CELL_VARIANCE if train.is_8_bit else None,
+        noise_variance=CELL_VARIANCE if options.dequantize else 0.0,
         dtype=np.dtype(options.dtype).type,
     )
     rotation, spectrum = fitted
@@ -261,7 +276,7 @@ def _finish(
     options: Options,
     data: Data,
     params: Source,
-    state: EMState,
+    history: list[float],
     summary: dict[str, Any],
     spectrum: Spectrum | None,
 ) -> None:
@@ -281,7 +296,7 @@ def _finish(
         },
         "pca": found,
         "summary": summary,
-        "history": state.history,
+        "history": history,
     }
     checkpoint.save(folder, params, info)
 
@@ -303,6 +318,10 @@ def _check_free(folder: Path) -> None:
 def _check_start(options: Options, data: Data, start: Source | None) -> None:
     d = int(np.prod(data.train.shape))
     n = options.n_components
+    check(
+        not options.dequantize or data.train.is_8_bit,
+        f"--dequantize is for 8-bit images, the data are {data.train.pixels.dtype}.",
+    )
     bound = min(len(data.train), d)
     check(n is None or n <= bound, f"--n-pca must be at most min(N, D) = {bound}, got {n}.")
     check(_varies(data.train.pixels), "the data are constant: every example is the same, there is nothing to fit.")

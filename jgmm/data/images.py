@@ -10,6 +10,8 @@ from jgmm.checks import check
 
 # Two neighbouring 8-bit values lie this far apart in [-1, 1].
 STEP = 1 / 127.5
+# The variance of noise uniform over one such cell.
+CELL_VARIANCE = STEP**2 / 12
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,230 @@
+"""EM against scikit-learn, brute-force sums and its own invariants."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+from sklearn.decomposition import PCA
+from sklearn.mixture import GaussianMixture
+
+from helpers import dense, random_mixture
+from jgmm import em, mixture
+from jgmm.checks import InputError
+from jgmm.covariance.base import Prior
+from jgmm.exact import ExactSum
+from jgmm.tables import COVARIANCES, INITIALISERS
+
+families = pytest.mark.parametrize("family", COVARIANCES)
+SKLEARN = {
+    "full": lambda c: c,
+    "tied": lambda c: c[0],
+    "diag": lambda c: np.diagonal(c, axis1=1, axis2=2),
+    "spherical": lambda c: c[:, 0, 0],
+}
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return PCA(8).fit_transform(load_digits().data)[:1500]
+
+
+def fit(x, k=5, **options):
+    return em.fit(jax.random.key(0), jnp.asarray(x), k=k, **options)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("family", SKLEARN)
+def test_twenty_iterations_equal_those_of_scikit_learn(family, digits):
+    start = fit(digits, covariance_type=family, max_iter=1).gmm
+    shape = SKLEARN[family]
+    theirs = GaussianMixture(
+        5,
+        covariance_type=family,
+        weights_init=np.exp(start.log_weights),
+        means_init=np.asarray(start.means),
+        precisions_init=shape(np.linalg.inv(dense(start))),
+        max_iter=20,
+        tol=0.0,
+    )
+    with pytest.warns(Warning, match="did not converge"):
+        theirs.fit(digits)
+    ours = fit(digits, start=start, max_iter=20, tol=0.0, chunk_size=400)
+    np.testing.assert_allclose(np.exp(ours.gmm.log_weights), theirs.weights_, rtol=1e-8)
+    np.testing.assert_allclose(ours.gmm.means, theirs.means_, rtol=1e-7, atol=1e-9)
+    np.testing.assert_allclose(shape(dense(ours.gmm)), theirs.covariances_, rtol=1e-7, atol=1e-9)
+    np.testing.assert_allclose(ours.history[-1], theirs.lower_bound_, rtol=1e-10)
+
+
+@families
+@pytest.mark.parametrize("strength", [0.0, 10.0])
+def test_the_objective_never_falls(family, strength, digits):
+    state = fit(
+        digits.astype(np.float32),
+        covariance_type=family,
+        max_iter=30,
+        tol=0.0,
+        prior=Prior(strength, float(digits.var()), 0.0),
+        init="random",
+    )
+    assert np.diff(state.history).min() > -1e-4
+    assert state.history[-1] - state.history[0] > 0.1
+
+
+@pytest.mark.usefixtures("x64")
+@families
+def test_chunks_do_not_change_the_statistics(family, digits):
+    x = jnp.asarray(digits)
+    gmm = fit(x, covariance_type=family, max_iter=1).gmm
+    whole, parts = em.e_step(gmm, x), em.e_step(gmm, x, chunk_size=470)
+    assert float(whole.log_likelihood) == pytest.approx(float(parts.log_likelihood), rel=1e-12)
+    np.testing.assert_allclose(parts.counts, whole.counts, rtol=1e-10)
+    np.testing.assert_allclose(parts.first, whole.first, rtol=1e-8, atol=1e-8)
+    np.testing.assert_allclose(parts.second, whole.second, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.usefixtures("x64")
+@families
+def test_one_component_is_the_sample_mean_and_covariance(family, digits):
+    gmm = fit(digits, k=1, covariance_type=family, prior=Prior(0.0, 1.0, 0.0), max_iter=3).gmm
+    np.testing.assert_allclose(gmm.means[0], digits.mean(axis=0), atol=1e-9)
+    cov = np.cov(digits.T, bias=True)
+    expected = {"full": cov, "diag": np.diag(np.diag(cov)), "spherical": np.eye(8) * np.diag(cov).mean()}
+    name = family.removeprefix("tied-").replace("tied", "full")
+    np.testing.assert_allclose(dense(gmm)[0], expected[name], rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_prior_counts_as_observations(digits):
+    n, nu, v = len(digits), 50.0, 3.0
+    gmm = fit(digits, k=1, covariance_type="full", prior=Prior(nu, v, 0.0), max_iter=2).gmm
+    expected = (n * np.cov(digits.T, bias=True) + nu * v * np.eye(8)) / (n + nu)
+    np.testing.assert_allclose(dense(gmm)[0], expected, rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize("family", ["diag", "full", "tied"])
+def test_float32_far_from_the_origin(family, rng):
+    """Data at 1000 with standard deviation 1: E[x²] − E[x]² would be off by tenths."""
+    x = (rng.normal(size=(4000, 3)) + 1000).astype(np.float32)
+    gmm = fit(x, k=1, covariance_type=family, prior=Prior(0.0, 1.0, 0.0), max_iter=3).gmm
+    np.testing.assert_allclose(gmm.covariance.variance()[0], x.astype(np.float64).var(axis=0), rtol=1e-5)
+
+
+def test_float32_reaches_the_likelihood_of_float64(digits):
+    x = digits.astype(np.float32)
+    start = fit(x, covariance_type="full", max_iter=1).gmm
+    single = fit(x, start=start, max_iter=20, tol=0.0).gmm
+    reported = float(mixture.log_prob(single, jnp.asarray(x)).mean())
+    jax.config.update("jax_enable_x64", True)
+    try:
+        start, single = (jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), g) for g in (start, single))
+        double = fit(digits, start=start, max_iter=20, tol=0.0).gmm
+        of_single, of_double = (float(mixture.log_prob(g, jnp.asarray(digits)).mean()) for g in (single, double))
+    finally:
+        jax.config.update("jax_enable_x64", False)
+    assert reported == pytest.approx(of_single, rel=1e-5)
+    assert of_single == pytest.approx(of_double, rel=1e-4)
+
+
+@pytest.mark.parametrize("init", INITIALISERS)
+def test_every_initialiser_finds_separate_clusters(init, rng):
+    centres = np.array([[0, 0], [20, 0], [0, 20], [20, 20]])
+    labels = np.arange(800) % 4
+    x = (centres[labels] + rng.normal(size=(800, 2))).astype(np.float32)
+    state = fit(x, k=4, init=init, n_init=6, max_iter=60)
+    found = np.asarray(state.gmm.means)
+    distance = np.linalg.norm(found[:, None] - centres[None], axis=2).min(axis=0)
+    assert distance.max() < 0.3
+
+
+def test_restarts_keep_the_best(digits):
+    x = digits.astype(np.float32)
+    seen = []
+    best = fit(x, init="random", n_init=4, max_iter=8, callback=seen.append)
+    ends = [s.history[-1] for s in seen if len(s.history) == 8 or s.converged]
+    assert len(ends) == 4
+    assert best.history[-1] == max(ends)
+
+
+def test_going_on_from_any_state_gives_the_same_bits(digits):
+    x, seen = digits.astype(np.float32), []
+    options = {"init": "random", "n_init": 2, "max_iter": 6, "tol": 0.0}
+    whole = fit(x, **options, callback=seen.append)
+    assert len(seen) == 2 * 7
+    for state in seen[::3]:
+        resumed = fit(x, **options, state=state)
+        for a, b in zip(jax.tree.leaves(whole.gmm), jax.tree.leaves(resumed.gmm), strict=True):
+            np.testing.assert_array_equal(a, b)
+        assert whole.history == resumed.history
+
+
+def test_a_dead_component_is_moved_to_the_rows_explained_worst(rng):
+    """A component far from all data explains none of them; a cluster nobody covers takes it over."""
+    x = rng.normal(size=(600, 2)).astype(np.float32)
+    x[:100] += 30
+    means = jnp.asarray([[0.0, 0.0], [1e4, 1e4]], jnp.float32)
+    start = mixture.GMM(jnp.log(jnp.array([0.5, 0.5])), means, COVARIANCES["diag"](2, 2))
+    state = fit(x, k=2, start=start, max_iter=50)
+    assert state.revived >= 1
+    np.testing.assert_allclose(sorted(np.exp(state.gmm.log_weights)), [1 / 6, 5 / 6], atol=1e-3)
+    assert np.diff(state.history).min() > -1e-4
+
+
+def test_another_family_takes_over_the_responsibilities(digits):
+    x = jnp.asarray(digits, jnp.float32)
+    gmm = fit(x, covariance_type="diag", max_iter=10).gmm
+    prior = jax.tree.map(jnp.float32, Prior())
+    full = em.in_family(gmm, x, prior, covariance_type="full", chunk_size=400)
+    r = np.asarray(mixture.responsibilities(gmm, x), np.float64)
+    np.testing.assert_allclose(np.exp(full.log_weights), r.mean(axis=0), rtol=1e-4)
+    mean = (r.T @ digits) / r.sum(axis=0)[:, None]
+    np.testing.assert_allclose(full.means, mean, rtol=1e-3, atol=1e-3)
+    off = digits[:, None] - mean[None]
+    cov = np.einsum("nk,nkd,nke->kde", r, off, off) / r.sum(axis=0)[:, None, None]
+    np.testing.assert_allclose(dense(full), cov, rtol=1e-3, atol=2e-2)
+
+
+def test_exact_sum_keeps_the_digits_float32_loses(rng):
+    x = (rng.normal(size=100_001) * 1e3 - 4000).astype(np.float32)
+    total = jax.jit(ExactSum.of)(jnp.asarray(x))
+    exact = math.fsum(x.astype(np.float64))
+    assert abs(float(total) - exact) < 1e-9 * abs(exact)
+    assert abs(float((total + total)) - 2 * exact) < 1e-9 * abs(exact)
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        (lambda x: x.at[3, 1].set(jnp.nan), {}, "NaN or infinite"),
+        (lambda x: x.at[3, 1].set(jnp.inf), {}, "NaN or infinite"),
+        (lambda x: x[:4], {}, "4 rows are too few for k=5"),
+        (lambda x: x, {"k": 0}, "k must be at least 1, got 0"),
+        (lambda x: x[0], {}, r"shape \(n, d\), got \(8,\)"),
+        (lambda x: x.astype(jnp.int32), {}, "floating-point data, got int32"),
+        (lambda x: x, {"covariance_type": "dia"}, "unknown covariance type 'dia'. Did you mean 'diag'"),
+        (lambda x: x, {"init": "kmean"}, "Did you mean 'kmeans'"),
+        (lambda x: x, {"max_iter": 0}, "max_iter"),
+    ],
+)
+def test_bad_input_is_refused(change, options, message, digits):
+    x = change(jnp.asarray(digits, jnp.float32))
+    # Shapes and dtypes are checked by the type checker too, under the tests alone; here by the function itself.
+    with pytest.raises(InputError, match=message):
+        em.fit.__wrapped__(jax.random.key(0), x, **({"k": 5} | options))
+
+
+def test_a_covariance_that_breaks_down_is_said(rng):
+    """Twenty points in thirty dimensions: without floor or prior a full covariance has no inverse."""
+    x = rng.normal(size=(20, 30)).astype(np.float32)
+    with pytest.raises(InputError, match="not positive definite in float32"):
+        fit(x, k=2, covariance_type="full", prior=Prior(0.0, 1.0, 0.0))
+    state = fit(x, k=2, covariance_type="full", prior=Prior(1.0, 1.0, 0.0))
+    assert np.isfinite(state.history).all()
+
+
+def test_a_start_of_another_size_is_refused(rng, digits):
+    start = random_mixture(rng, "diag", dtype="float32")
+    with pytest.raises(InputError, match="k=3 and d=4, the fit k=5 and d=8"):
+        fit(digits.astype(np.float32), start=start)
