@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -47,6 +48,7 @@ def log_joint(gmm: GMM) -> Callable[[Float[Array, "n d"]], Float[Array, "n k"]]:
     return lambda z: constant[None] - 0.5 * distances(z)
 
 
+@jax.jit
 def log_prob(gmm: GMM, z: Float[Array, "n d"]) -> Float[Array, " n"]:
     """log p(z_n) = logsumexp_k [log w_k + log N(z_n | μ_k, Σ_k)], in nats.
 
@@ -56,6 +58,7 @@ def log_prob(gmm: GMM, z: Float[Array, "n d"]) -> Float[Array, " n"]:
     return jax.nn.logsumexp(log_joint(gmm)(z), axis=1)
 
 
+@jax.jit
 def responsibilities(gmm: GMM, z: Float[Array, "n d"]) -> Float[Array, "n k"]:
     """p(k | z_n), rows summing to one (Bishop, Pattern Recognition and Machine Learning, eq. 9.13).
 
@@ -63,13 +66,6 @@ def responsibilities(gmm: GMM, z: Float[Array, "n d"]) -> Float[Array, "n k"]:
     """
     _check_points(gmm, z)
     return jax.nn.softmax(log_joint(gmm)(z), axis=1)
-
-
-def draw_components(key: PRNGKeyArray, gmm: GMM, n: int) -> Int[Array, " n"]:
-    """n component indices with probabilities w_k, by inversion of the cumulative weights."""
-    edges = jnp.cumsum(jnp.exp(gmm.log_weights))
-    u = jax.random.uniform(key, (n,), gmm.means.dtype) * edges[-1]
-    return jnp.minimum(jnp.searchsorted(edges, u, side="right"), gmm.k - 1).astype(jnp.int32)
 
 
 def sample(
@@ -81,22 +77,31 @@ def sample(
     Raises InputError if n < 0 or the component is not one of the mixture's (checked when it is concrete).
     """
     check(n >= 0, f"n must be at least 0, got {n}.")
+    if component is not None and not isinstance(component, jax.core.Tracer):
+        check(0 <= int(component) < gmm.k, f"component must be from 0 to {gmm.k - 1}, got {component}.")
+    return _sample(key, gmm, n, component)
+
+
+@partial(jax.jit, static_argnames="n")
+def _sample(key: PRNGKeyArray, gmm: GMM, n: int, component: int | Array | None) -> tuple[Array, Array]:
     key_component, key_noise = jax.random.split(key)
-    if component is None:
-        k = draw_components(key_component, gmm, n)
+    if component is None:  # by inversion of the cumulative weights
+        edges = jnp.cumsum(jnp.exp(gmm.log_weights))
+        u = jax.random.uniform(key_component, (n,), gmm.means.dtype) * edges[-1]
+        k = jnp.minimum(jnp.searchsorted(edges, u, side="right"), gmm.k - 1).astype(jnp.int32)
     else:
-        if not isinstance(component, jax.core.Tracer):
-            check(0 <= int(component) < gmm.k, f"component must be from 0 to {gmm.k - 1}, got {component}.")
         k = jnp.full(n, component, jnp.int32)
     noise = jax.random.normal(key_noise, (n, gmm.d), gmm.means.dtype)
     return gmm.means[k] + gmm.covariance.colour(k, noise), k
 
 
+@jax.jit
 def mean(gmm: GMM) -> Float[Array, " d"]:
     """E[z] = Σ_k w_k μ_k."""
     return matmul(jnp.exp(gmm.log_weights), gmm.means)
 
 
+@jax.jit
 def variance(gmm: GMM) -> Float[Array, " d"]:
     """diag Cov[z] = Σ_k w_k [diag Σ_k + (μ_k − E[z])²], by the law of total variance."""
     spread = gmm.covariance.variance() + (gmm.means - mean(gmm)[None]) ** 2
@@ -108,7 +113,11 @@ def marginal(gmm: GMM, features: Sequence[int] | Array) -> GMM:
 
     Raises InputError if a feature is not one of the mixture's or is named twice.
     """
-    index = _check_features(gmm, features)
+    return _marginal(gmm, _check_features(gmm, features))
+
+
+@jax.jit
+def _marginal(gmm: GMM, index: Int[Array, " a"]) -> GMM:
     return replace(gmm, means=gmm.means[:, index], covariance=gmm.covariance.marginal(index))
 
 
@@ -127,8 +136,13 @@ def conditional(gmm: GMM, given: Sequence[int] | Array, values: Float[Array, " b
         values.shape == (b.shape[0],), f"values must have shape ({b.shape[0]},) as given, got {values.shape}."
     )
     check(b.shape[0] < gmm.d, "given names every feature: nothing is left to be conditional.")
+    return _conditional(gmm, b, values)
+
+
+@jax.jit
+def _conditional(gmm: GMM, b: Int[Array, " b"], values: Float[Array, " b"]) -> GMM:
     a = jnp.setdiff1d(jnp.arange(gmm.d), b, size=gmm.d - b.shape[0])
-    evidence = log_joint(marginal(gmm, b))(values[None])[0]
+    evidence = log_joint(_marginal(gmm, b))(values[None])[0]
     shift, covariance = gmm.covariance.conditional(a, b, values[None] - gmm.means[:, b])
     return GMM(jax.nn.log_softmax(evidence), gmm.means[:, a] + shift, covariance)
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Real
 
 from jgmm.checks import InputError, check
 from jgmm.covariance.base import Covariance
@@ -176,7 +176,7 @@ def keep_none(dropped: np.ndarray) -> None:
     return
 
 
-def covariance(x: Float[np.ndarray, "n p"], scale: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+def covariance(x: Real[np.ndarray, "n p"], scale: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
     """The mean and covariance (divisor N) of scale · x, summed in float64 about the mean."""
     n, p = x.shape
     mean = x.mean(axis=0, dtype=np.float64)
@@ -188,7 +188,7 @@ def covariance(x: Float[np.ndarray, "n p"], scale: float = 1.0) -> tuple[np.ndar
 
 
 def fit(
-    x: Float[np.ndarray, "n p"],
+    x: Real[np.ndarray, "n p"],
     n_components: int | None = None,
     *,
     residual: str = "spectrum",

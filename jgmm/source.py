@@ -55,12 +55,18 @@ def sample(
     """
     key_code, key_residual = jax.random.split(key)
     z, k = mixture.sample(key_code, params.gmm, n, component=component)
-    residual = jax.random.normal(key_residual, (n, params.rotation.n_residual), z.dtype)
-    pixels = params.rotation.decode(z, residual).reshape(n, *params.shape)
-    x0 = (pixels - params.mean[None]) / params.std[None]
+    x0 = _decode(key_residual, params, z)
     return (x0, k) if return_components else x0
 
 
+@jax.jit
+def _decode(key: PRNGKeyArray, params: Source, z: Float[Array, "n d"]) -> Float[Array, "n ..."]:
+    residual = jax.random.normal(key, (z.shape[0], params.rotation.n_residual), z.dtype)
+    pixels = params.rotation.decode(z, residual).reshape(-1, *params.shape)
+    return (pixels - params.mean[None]) / params.std[None]
+
+
+@jax.jit
 def log_prob(params: Source, x0: Float[Array, "n ..."]) -> Float[Array, " n"]:
     """The exact log-density of normalised images, nats an image.
 
@@ -80,6 +86,7 @@ def log_prob(params: Source, x0: Float[Array, "n ..."]) -> Float[Array, " n"]:
     return mixture.log_prob(params.gmm, codes) + log_residual + params.rotation.log_det() + log_std
 
 
+@jax.jit
 def pixel_moments(params: Source) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
     """The exact mean and variance of every pixel before normalisation, by the law of total variance:
 

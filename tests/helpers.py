@@ -1,5 +1,7 @@
 """Mixtures and data that several tests use."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,16 +18,29 @@ def random_mixture(rng: np.random.Generator, name: str, k: int = 3, d: int = 4, 
     a = rng.normal(size=(k, 3 * d, d)) * rng.uniform(0.5, 2, size=(k, 1, d))
     x = jnp.asarray(a.reshape(-1, d), dtype)
     r = jnp.asarray(np.repeat(np.eye(k), 3 * d, axis=0), dtype)
-    scatter = identity.moments(x, r, jnp.zeros((k, d), dtype))
+    scatter = method(identity, "moments", x, r, jnp.zeros((k, d), dtype))
     weights = rng.dirichlet(np.full(k, 5.0))
     means = jnp.asarray(2 * rng.normal(size=(k, d)), dtype)
-    covariance = identity.update(scatter, r.sum(axis=0), jax.tree.map(lambda v: jnp.asarray(v, dtype), Prior()))
+    prior = jax.tree.map(lambda v: jnp.asarray(v, dtype), Prior())
+    covariance = method(identity, "update", scatter, r.sum(axis=0), prior)
     return GMM(jnp.log(jnp.asarray(weights, dtype)), means, covariance)
+
+
+@partial(jax.jit, static_argnums=1)
+def method(covariance, name, *args):
+    """A method of the covariance contract, compiled: call by call JAX would compile every operation by itself."""
+    return getattr(covariance, name)(*args)
+
+
+@jax.jit
+def distances(covariance, means, x):
+    """(x − μ_k)ᵀ Σ_k⁻¹ (x − μ_k), compiled."""
+    return covariance.mahalanobis(means)(x)
 
 
 def dense(gmm: GMM) -> np.ndarray:
     """Σ_k as a [K, D, D] array, tied or not."""
-    return np.broadcast_to(np.asarray(gmm.covariance.dense()), (gmm.k, gmm.d, gmm.d))
+    return np.broadcast_to(np.asarray(method(gmm.covariance, "dense")), (gmm.k, gmm.d, gmm.d))
 
 
 def log_joint_by_scipy(gmm: GMM, z: np.ndarray) -> np.ndarray:

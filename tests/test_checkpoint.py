@@ -1,0 +1,91 @@
+"""A source comes back from disk bit for bit, and anything else is refused with one clear line."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+import jgmm
+from jgmm import pca
+from jgmm.checks import InputError
+from jgmm.source import Source
+from jgmm.tables import COVARIANCES
+from test_source import SHAPE, make
+
+
+@pytest.mark.parametrize("family", COVARIANCES)
+def test_every_family_comes_back_bit_for_bit(family, rng, tmp_path):
+    params = make(rng, family)
+    jgmm.save(tmp_path / "run", params, {"note": "by hand"})
+    again = jgmm.load(tmp_path / "run")
+    assert jax.tree.structure(params) == jax.tree.structure(again)
+    for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(again), strict=True):
+        np.testing.assert_array_equal(a, b)
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["note"] == "by hand"
+    assert config["source"]["covariance_type"] == family
+    assert {"jgmm", "jax", "numpy", "python"} <= config["versions"].keys()
+
+
+def test_without_rotation_and_without_residual(rng, tmp_path):
+    dropped = make(rng, residual="none")
+    plain = Source(dropped.gmm, pca.Identity(5), dropped.mean[0, 0], dropped.std[0, 0], (5,))
+    for name, params in (("dropped", dropped), ("plain", plain)):
+        jgmm.save(tmp_path / name, params)
+        assert jax.tree.structure(jgmm.load(tmp_path / name)) == jax.tree.structure(params)
+    assert dropped.shape == SHAPE
+
+
+def test_float64_is_not_silently_rounded(rng, tmp_path):
+    jax.config.update("jax_enable_x64", True)
+    try:
+        params = make(rng, dtype="float64")
+        jgmm.save(tmp_path / "run", params)
+        assert jgmm.load(tmp_path / "run").gmm.means.dtype == np.float64
+    finally:
+        jax.config.update("jax_enable_x64", False)
+    with pytest.raises(InputError, match="jax_enable_x64"):
+        jgmm.load(tmp_path / "run")
+
+
+def _edit(path, **changes):
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | changes))
+
+
+def _empty_arrays(path):
+    for file in (path / "params").rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda p: _edit(p, format=2), "format 2, newer than the 1"),
+        (lambda p: _edit(p, kind="other.thing"), "another kind \\('other.thing'\\)"),
+        (lambda p: (p / "config.json").write_text("{"), "not valid JSON"),
+        (lambda p: (p / "config.json").write_text("[]"), "another kind"),
+        (lambda p: (p / "config.json").unlink(), "half-written.*--resume"),
+        (lambda p: __import__("shutil").rmtree(p / "params"), "damaged"),
+        (_empty_arrays, "damaged"),
+        (lambda p: __import__("shutil").rmtree(p), "no folder at"),
+        (lambda p: [__import__("shutil").rmtree(p), p.mkdir()], "not a jgmm run"),
+        (lambda p: [__import__("shutil").rmtree(p), p.write_text("a file")], "no folder at"),
+    ],
+)
+def test_what_is_not_a_finished_run_is_refused(damage, message, rng, tmp_path):
+    jgmm.save(tmp_path / "run", make(rng))
+    damage(tmp_path / "run")
+    with pytest.raises(InputError, match=message):
+        jgmm.load(tmp_path / "run")
+
+
+def test_a_finished_run_is_not_overwritten(rng, tmp_path):
+    jgmm.save(tmp_path / "run", make(rng))
+    with pytest.raises(InputError, match="already holds a finished run"):
+        jgmm.save(tmp_path / "run", make(rng))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot write"):
+        jgmm.save(tmp_path / "file" / "run", make(rng))
