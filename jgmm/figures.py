@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import matplotlib
+import matplotlib.image
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -94,10 +95,7 @@ def sample_grid(path: Path, samples: np.ndarray) -> None:
     """A grid of draws in pixel units, nothing around it, four screen pixels for one of theirs."""
     picture = tile(samples, int(np.ceil(np.sqrt(len(samples)))))
     picture = picture.repeat(4, axis=0).repeat(4, axis=1)
-    figure = Figure(figsize=(picture.shape[1] / 100, picture.shape[0] / 100))
-    axes = figure.add_axes((0, 0, 1, 1))
-    _show(axes, picture)
-    figure.savefig(path, dpi=100, bbox_inches=None)
+    matplotlib.image.imsave(path, np.broadcast_to(picture, (*picture.shape[:2], 3)))
 
 
 def spectrum(path: Path, variances: np.ndarray, n_codes: int) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jgmm.checks import InputError
-from jgmm.data import arrays, cifar, load, to_features
+from jgmm.data import arrays, cifar, load, tfds, to_features
 from jgmm.data.images import Images
 
 
@@ -209,3 +209,19 @@ def test_an_unknown_data_set_and_a_missing_folder(tmp_path):
         load("cifar")
     with pytest.raises(InputError, match="does not exist"):
         load("cifar10", tmp_path / "nowhere")
+
+
+def test_a_shuffled_copy_is_put_in_order(rng):
+    images = rng.integers(0, 256, (30, 32, 32, 3)).astype(np.uint8)
+    examples = [{"id": f"train_{i:05d}".encode(), "image": images[i], "label": i % 10} for i in range(30)]
+    pixels, labels = tfds._read(examples[k] for k in rng.permutation(30))
+    np.testing.assert_array_equal(pixels, images)
+    np.testing.assert_array_equal(labels, np.arange(30) % 10)
+
+
+def test_a_copy_that_needs_tensorflow_says_so(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "tensorflow", None)
+    monkeypatch.delenv("JGMM_DATA", raising=False)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    with pytest.raises(InputError, match="Three remedies(.|\n)*needs TensorFlow"):
+        load("cifar10")

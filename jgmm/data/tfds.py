@@ -4,6 +4,7 @@ A prepared array_record copy is read without TensorFlow; preparing it needs Tens
 """
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -32,30 +33,34 @@ def load_cifar10(data_dir: Path | None) -> tuple[np.ndarray, np.ndarray, str]:
     for place in (data_dir, None):
         if place is not None and not (place / "cifar10").is_dir():
             continue
-        builder = tfds.builder("cifar10", data_dir=place, file_format="array_record")
+        builder = tfds.builder("cifar10", data_dir=place)
         if builder.is_prepared():
-            return *_read(builder.as_data_source(split="train")), str(builder.data_path)
-    return _prepare(tfds)
-
-
-def _prepare(tfds: Any) -> tuple[np.ndarray, np.ndarray, str]:
-    try:
-        import tensorflow  # noqa: F401
-    except ImportError as error:
-        raise InputError(f"{REMEDIES}\n(TensorFlow, which prepares it, is not installed: {error})") from error
+            return _read(_examples(tfds, builder)) + (str(builder.data_path),)
     builder = tfds.builder("cifar10", file_format="array_record")
+    _need_tensorflow("preparing it")
     try:
         builder.download_and_prepare()
     except Exception as error:  # the download manager raises whatever its HTTP and checksum layers do
         raise InputError(f"{REMEDIES}\n(preparing it failed: {type(error).__name__}: {error})") from error
-    return *_read(builder.as_data_source(split="train")), str(builder.data_path)
+    return _read(_examples(tfds, builder)) + (str(builder.data_path),)
 
 
-def _read(source: Any) -> tuple[np.ndarray, np.ndarray]:
+def _examples(tfds: Any, builder: Any) -> Iterable[dict[str, Any]]:
+    if builder.info.file_format == tfds.core.FileFormat.ARRAY_RECORD:
+        return builder.as_data_source(split="train")
+    _need_tensorflow(f"reading the copy in {builder.data_path}, which is {builder.info.file_format.value},")
+    return tfds.as_numpy(builder.as_dataset(split="train", shuffle_files=False))
+
+
+def _need_tensorflow(purpose: str) -> None:
+    try:
+        import tensorflow  # noqa: F401
+    except ImportError as error:
+        raise InputError(f"{REMEDIES}\n({purpose} needs TensorFlow: {error})") from error
+
+
+def _read(examples: Iterable[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
     # Prepared copies are shuffled; the id train_00499 says where an image stood.
-    pixels = np.empty((len(source), 32, 32, 3), np.uint8)
-    labels = np.empty(len(source), np.int32)
-    for example in source:
-        row = int(example["id"].decode().rpartition("_")[2])
-        pixels[row], labels[row] = example["image"], example["label"]
-    return pixels, labels
+    rows = {int(e["id"].decode().rpartition("_")[2]): (e["image"], e["label"]) for e in examples}
+    images, labels = zip(*(rows[i] for i in range(len(rows))), strict=True)
+    return np.stack(images), np.array(labels, np.int32)
