@@ -30,13 +30,13 @@ def _chunk(params: Source, x: jax.Array, noise: jax.Array) -> jax.Array:
 def mean_log_prob(
     params: Source, pixels: np.ndarray, *, key: PRNGKeyArray | None = None, chunk_size: int = ROWS
 ) -> float:
-    """The mean log-density of images in pixel units, nats an image; dequantised with uniform noise if a key is given."""
+    """The mean log-density of images in pixel units, nats an image; with uniform noise if a key is given."""
     check(len(pixels) > 0, "there are no images to evaluate.")
     dtype = params.gmm.means.dtype
     log_std = float(jnp.broadcast_to(jnp.log(params.std), params.shape).sum())
     total = 0.0
     for i, start in enumerate(range(0, len(pixels), chunk_size)):
-        x = to_features(pixels[start : start + chunk_size], np.dtype(dtype).type)
+        x = to_features(pixels[start : start + chunk_size], dtype)
         n = x.shape[0]
         x = np.pad(x, ((0, chunk_size - n), (0, 0)))  # one compiled shape
         noise = jnp.zeros((), dtype) if key is None else cell_noise(jax.random.fold_in(key, i), x.shape, dtype)

@@ -62,16 +62,17 @@ def squared_distances(
     return distances
 
 
-def first_moments(
-    x: Float[Array, "n d"], r: Float[Array, "n k"], means: Float[Array, "k d"]
-) -> Float[Array, "k d"]:
+def first_moments(x: Float[Array, "n d"], r: Float[Array, "n k"], means: Float[Array, "k d"]) -> Float[Array, "k d"]:
     """Σ_n r_nk (x_n − μ_k)."""
     origin = middle(means)
     return matmul(r.T, x - origin) - r.sum(axis=0)[:, None] * (means - origin)
 
 
 def second_moments(
-    x: Float[Array, "n d"], r: Float[Array, "n k"], means: Float[Array, "k d"], precision: Float[Array, "#k #d"]
+    x: Float[Array, "n d"],
+    r: Float[Array, "n k"],
+    means: Float[Array, "k d"],
+    precision: Float[Array, "#k #d"],
 ) -> Float[Array, "k d"]:
     """Σ_n r_nk (x_nd − μ_kd)² for every feature. `precision`, the inverse of the variance that is about to be
     replaced, tells how much of it cancellation would lose."""

@@ -61,7 +61,7 @@ def load(path: str | Path) -> Source:
     config = read_config(path)
     description = config["source"]
     check(
-        description["dtype"] != "float64" or jax.config.jax_enable_x64,
+        jax.dtypes.canonicalize_dtype(description["dtype"]) == description["dtype"],
         f"{path} was computed in float64: call jax.config.update('jax_enable_x64', True) first.",
     )
     try:
@@ -111,7 +111,7 @@ def describe(params: Source) -> dict[str, Any]:
 
 def covariance_name(gmm: GMM) -> str:
     """The name in `jgmm.tables.COVARIANCES` of a mixture's family."""
-    structure = jax.tree.structure(gmm.covariance)
+    structure: Any = jax.tree.structure(gmm.covariance)
     for name, identity in COVARIANCES.items():
         if jax.tree.structure(jax.eval_shape(lambda make=identity: make(gmm.k, gmm.d))) == structure:
             return name

@@ -132,9 +132,7 @@ def conditional(gmm: GMM, given: Sequence[int] | Array, values: Float[Array, " b
     Raises InputError if `given` is not a proper, repetition-free subset of the features, or does not match values.
     """
     b = _check_features(gmm, given)
-    check(
-        values.shape == (b.shape[0],), f"values must have shape ({b.shape[0]},) as given, got {values.shape}."
-    )
+    check(values.shape == (b.shape[0],), f"values must have shape ({b.shape[0]},) as given, got {values.shape}.")
     check(b.shape[0] < gmm.d, "given names every feature: nothing is left to be conditional.")
     return _conditional(gmm, b, values)
 

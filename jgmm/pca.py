@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Real
+from numpy.typing import DTypeLike
 
 from jgmm.checks import InputError, check
 from jgmm.covariance.base import Covariance
@@ -196,7 +197,7 @@ def fit(
     shift: float = 0.0,
     noise_variance: float = 0.0,
     floor: float | None = None,
-    dtype: np.dtype | type = np.float32,
+    dtype: DTypeLike = np.float32,
 ) -> tuple[PCA, Spectrum]:
     """The principal components of the rows of scale · x + shift.
 
@@ -224,7 +225,10 @@ def fit(
     variances, vectors = np.linalg.eigh(cov)
     variances, vectors = np.maximum(variances[::-1], 0) + noise_variance, vectors[:, ::-1]
     constant = np.finfo(np.float64).eps * float(np.abs(mean).max(initial=0)) ** 2
-    check(variances[0] - noise_variance > constant, "the data are constant: every row is the same, there is nothing to fit.")
+    check(
+        variances[0] - noise_variance > constant,
+        "the data are constant: every row is the same, there is nothing to fit.",
+    )
     rank = int((variances > RESOLUTION * variances[0]).sum())
     floor = 1e-6 * float(variances.mean()) if floor is None else floor
     n_codes = min(n_components or p, rank)

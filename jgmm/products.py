@@ -14,7 +14,8 @@ BLOCK = 8
 
 def matmul(a: Array, b: Array) -> Array:
     """a @ b in the precision of the surrounding `jax.default_matmul_precision`, by default the highest."""
-    return jnp.matmul(a, b, precision=jax.config.jax_default_matmul_precision or "highest")
+    chosen = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]  # made at run time by JAX
+    return jnp.matmul(a, b, precision=chosen or "highest")
 
 
 def grouped_matvec(

@@ -72,9 +72,7 @@ class Progress:
         arrays = {"gmm": state.gmm} | ({"best": state.best.gmm} if state.best else {})
         self.manager.save(
             (self.manager.latest_step() or 0) + 1,
-            args=ocp.args.Composite(
-                arrays=ocp.args.StandardSave(arrays), numbers=ocp.args.JsonSave(_numbers(state))
-            ),
+            args=ocp.args.Composite(arrays=ocp.args.StandardSave(arrays), numbers=ocp.args.JsonSave(_numbers(state))),
         )
         self.saved_at = time.monotonic()
         self.cost = self.saved_at - start

@@ -6,6 +6,7 @@
 """
 
 from dataclasses import field, replace
+from typing import Literal, overload
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +40,19 @@ class Source:
     shape: tuple[int, ...] = field(metadata={"static": True})
 
 
+@overload
+def sample(
+    key: PRNGKeyArray, params: Source, n: int, *, component: int | Array | None = None
+) -> Float[Array, "n ..."]: ...
+@overload
+def sample(
+    key: PRNGKeyArray,
+    params: Source,
+    n: int,
+    *,
+    component: int | Array | None = None,
+    return_components: Literal[True],
+) -> tuple[Float[Array, "n ..."], Int[Array, " n"]]: ...
 def sample(
     key: PRNGKeyArray,
     params: Source,
@@ -47,7 +61,7 @@ def sample(
     component: int | Array | None = None,
     return_components: bool = False,
 ) -> Float[Array, "n ..."] | tuple[Float[Array, "n ..."], Int[Array, " n"]]:
-    """n normalised images x0 drawn from the source, [n, *params.shape]; with `return_components` also the component of each.
+    """n normalised images x0 drawn from the source, [n, *params.shape], and with `return_components` their components.
 
     Pure; n is static under jit, the rest may be traced. The same key gives the same draw on any number of devices.
     Memory is O(n D) beside the parameters: no array of n matrices exists, whatever the covariance family.
@@ -120,8 +134,8 @@ def normalize(params: Source, kind: str = "channel", *, samples: tuple[PRNGKeyAr
     raw = replace(params, mean=jnp.zeros_like(params.mean), std=jnp.ones_like(params.std))
     if axes is None:
         return raw
-    moments = pixel_moments(raw) if samples is None else sampled_moments(raw, *samples)
-    mean, std = pool(*moments, axes)
+    mean, variance = pixel_moments(raw) if samples is None else sampled_moments(raw, *samples)
+    mean, std = pool(mean, variance, axes)
     return replace(params, mean=mean, std=std)
 
 
@@ -130,7 +144,10 @@ def sampled_moments(params: Source, key: PRNGKeyArray, n: int, batch_size: int) 
 
     Raises InputError unless n ≥ 2 and batch_size ≥ 1.
     """
-    check(n >= 2 and batch_size >= 1, f"expected n-stat-samples ≥ 2 and batch-size ≥ 1, got {n} and {batch_size}.")
+    check(
+        n >= 2 and batch_size >= 1,
+        f"expected n-stat-samples ≥ 2 and batch-size ≥ 1, got {n} and {batch_size}.",
+    )
     total, squares = np.zeros(params.shape), np.zeros(params.shape)
     draw = jax.jit(sample, static_argnames="n")
     for i, start in enumerate(range(0, n, batch_size)):

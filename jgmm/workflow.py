@@ -73,7 +73,10 @@ def prepare(options: Options) -> Data:
     print(f"{images.name}: {len(images):,} examples of {images.shape} {images.pixels.dtype} from {images.location}")
     order = np.random.default_rng(options.seed).permutation(len(images))
     n_held_out = round(options.holdout * len(images))
-    check(options.holdout == 0 or n_held_out > 0, f"--holdout {options.holdout} of {len(images)} examples is none.")
+    check(
+        options.holdout == 0 or n_held_out > 0,
+        f"--holdout {options.holdout} of {len(images)} examples is none.",
+    )
     train = images.take(np.sort(order[n_held_out:])) if n_held_out else images
     held_out = images.take(np.sort(order[:n_held_out])) if n_held_out else None
     check(
@@ -92,7 +95,7 @@ def encode(
     codes = np.empty((len(pixels), rotation.n_codes), dtype)
     log_residual = 0.0
     for i, start in enumerate(range(0, len(pixels), rows)):
-        x = to_features(pixels[start : start + rows], np.dtype(dtype).type)
+        x = to_features(pixels[start : start + rows], dtype)
         n = len(x)
         x = np.pad(x, ((0, rows - n), (0, 0)))  # one compiled shape
         if dequantisation is not None:
@@ -244,7 +247,7 @@ def _rotation(
         # 8-bit values carry no more than their cell, whose variance this is.
         floor=CELL_VARIANCE if train.is_8_bit else None,
         noise_variance=CELL_VARIANCE if options.dequantize else 0.0,
-        dtype=np.dtype(options.dtype).type,
+        dtype=options.dtype,
     )
     rotation, spectrum = fitted
     progress.save_rotation(rotation, spectrum)
@@ -324,7 +327,10 @@ def _check_start(options: Options, data: Data, start: Source | None) -> None:
     )
     bound = min(len(data.train), d)
     check(n is None or n <= bound, f"--n-pca must be at most min(N, D) = {bound}, got {n}.")
-    check(_varies(data.train.pixels), "the data are constant: every example is the same, there is nothing to fit.")
+    check(
+        _varies(data.train.pixels),
+        "the data are constant: every example is the same, there is nothing to fit.",
+    )
     if start is None:
         return
     check(

@@ -5,13 +5,13 @@ import json
 import jax
 import numpy as np
 import pytest
+from test_source import SHAPE, make
 
 import jgmm
 from jgmm import pca
 from jgmm.checks import InputError
 from jgmm.source import Source
 from jgmm.tables import COVARIANCES
-from test_source import SHAPE, make
 
 
 @pytest.mark.parametrize("family", COVARIANCES)

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
 from helpers import dense, distances, method, random_mixture
+
 from jgmm.centred import squared_distances
 from jgmm.covariance.base import Prior
 from jgmm.products import grouped_matvec
@@ -82,7 +82,9 @@ def test_moments_are_linear_and_sum_over_components_when_tied(family, rng, point
     gmm = random_mixture(rng, family)
     covariance, means = gmm.covariance, gmm.means
     whole = method(covariance, "moments", points, r, means)
-    parts = method(covariance, "moments", points[:20], r[:20], means) + method(covariance, "moments", points[20:], r[20:], means)
+    parts = method(covariance, "moments", points[:20], r[:20], means) + method(
+        covariance, "moments", points[20:], r[20:], means
+    )
     np.testing.assert_allclose(whole, parts, rtol=1e-10)
     pooled = method(covariance, "pooled_moments", points, r, means)
     np.testing.assert_allclose(pooled, whole.sum(axis=0, keepdims=True), rtol=1e-9)
@@ -92,7 +94,9 @@ def test_pooled_moments_ignore_rows_of_weight_zero(rng, points, r):
     full = random_mixture(rng, "full")
     weight = (jnp.arange(N) < 30).astype(float)[:, None]
     half = method(full.covariance, "pooled_moments", points, r * weight, full.means)
-    np.testing.assert_allclose(half, method(full.covariance, "pooled_moments", points[:30], r[:30], full.means), rtol=1e-10)
+    np.testing.assert_allclose(
+        half, method(full.covariance, "pooled_moments", points[:30], r[:30], full.means), rtol=1e-10
+    )
 
 
 @pytest.mark.parametrize("offset", [0.0, 1e3])

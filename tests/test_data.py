@@ -36,7 +36,12 @@ def python(records, tmp_path_factory):
     folder = tmp_path_factory.mktemp("py") / "cifar-10-batches-py"
     folder.mkdir()
     for i, (labels, pixels) in enumerate(records, 1):
-        batch = {b"batch_label": b"made up", b"labels": labels.tolist(), b"data": pixels, b"filenames": [b"a"]}
+        batch = {
+            b"batch_label": b"made up",
+            b"labels": labels.tolist(),
+            b"data": pixels,
+            b"filenames": [b"a"],
+        }
         (folder / f"data_batch_{i}").write_bytes(pickle.dumps(batch, protocol=2 if i % 2 else 4))
     return folder
 
@@ -125,7 +130,10 @@ def test_a_hostile_pickle_is_not_run(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("batch", "message"),
     [
-        ({b"data": np.zeros((10, 3072), np.uint8), b"labels": [0] * 10}, "expected 30,720,000 bytes.*got 30,720"),
+        (
+            {b"data": np.zeros((10, 3072), np.uint8), b"labels": [0] * 10},
+            "expected 30,720,000 bytes.*got 30,720",
+        ),
         ({b"data": np.zeros((10_000, 3072)), b"labels": [0] * 10_000}, "uint8"),
         ({b"data": np.zeros((10_000, 3072), np.uint8), b"labels": [0]}, "10000 labels"),
         ({b"x": 1}, "data and labels"),

@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import dense, random_mixture
 from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 from sklearn.mixture import GaussianMixture
 
-from helpers import dense, random_mixture
 from jgmm import em, mixture
 from jgmm.checks import InputError
 from jgmm.covariance.base import Prior
@@ -191,7 +191,7 @@ def test_exact_sum_keeps_the_digits_float32_loses(rng):
     total = jax.jit(ExactSum.of)(jnp.asarray(x))
     exact = math.fsum(x.astype(np.float64))
     assert abs(float(total) - exact) < 1e-9 * abs(exact)
-    assert abs(float((total + total)) - 2 * exact) < 1e-9 * abs(exact)
+    assert abs(float(total + total) - 2 * exact) < 1e-9 * abs(exact)
 
 
 @pytest.mark.parametrize(

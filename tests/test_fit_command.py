@@ -85,7 +85,16 @@ def test_the_same_command_gives_the_same_bits(digits_run, tmp_path):
 
 def test_the_reference_names_and_maximum_likelihood_equal_scikit_learn(tmp_path):
     """No rotation, full covariances, no prior, float64: scikit-learn's mixture from the same start."""
-    args = ["--n_components", 3, "--covariance_type", "full", "--n-pca", "none", "--output_dir", tmp_path / "run"]
+    args = [
+        "--n_components",
+        3,
+        "--covariance_type",
+        "full",
+        "--n-pca",
+        "none",
+        "--output_dir",
+        tmp_path / "run",
+    ]
     args += ["--data_root", tmp_path, "--n_stat_samples", 500, "--batch_size", 128, "--random_state", 7]
     args += ["--dataset", "digits", "--prior-strength", 0, "--dtype", "float64", "--reg-covar", 1e-3]
     args += ["--tol", 0, "--init", "random", "--max-iter"]
@@ -149,9 +158,7 @@ def test_generate(digits_run, tmp_path, capsys):
     arrays = np.load(npz)
     assert arrays["x0"].shape == (9, 8, 8, 1)
     assert (arrays["components"] == 2).all()
-    np.testing.assert_array_equal(
-        arrays["x0"], source.sample(jax.random.key(0), jgmm.load(digits_run), 9, component=2)
-    )
+    np.testing.assert_array_equal(arrays["x0"], source.sample(jax.random.key(0), jgmm.load(digits_run), 9, component=2))
     for bad, message in (
         (["--n", "0"], "--n must be at least 1"),
         (["--component", "5"], "from 0 to 4"),
@@ -213,17 +220,34 @@ def test_no_data_and_no_network_names_three_remedies(capsys, tmp_path, monkeypat
 
 
 def test_help_imports_nothing_heavy():
-    code = "import sys, jgmm.fit, jgmm.generate\nassert not {'jax', 'matplotlib', 'orbax', 'sklearn'} & set(sys.modules)"
+    code = (
+        "import sys, jgmm.fit, jgmm.generate\nassert not {'jax', 'matplotlib', 'orbax', 'sklearn'} & set(sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
     text = subprocess.run([sys.executable, "-m", "jgmm.fit", "--help"], check=True, capture_output=True, text=True)
     assert "--covariance-type" in text.stdout
 
 
 def _start(folder, *args):
-    command = [sys.executable, "-m", "jgmm.fit", "--dataset", "digits", "--k", "40", "--max-iter", "60", "--tol", "0"]
+    command = [
+        sys.executable,
+        "-m",
+        "jgmm.fit",
+        "--dataset",
+        "digits",
+        "--k",
+        "40",
+        "--max-iter",
+        "60",
+        "--tol",
+        "0",
+    ]
     command += ["--n-init", "2", "--covariance-type", "full", "--out", str(folder), *args]
     return subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env={**os.environ, "JAX_NUM_CPU_DEVICES": "1"}
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "JAX_NUM_CPU_DEVICES": "1"},
     )
 
 

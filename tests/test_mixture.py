@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import dense, log_joint_by_scipy, random_mixture
 from scipy.special import logsumexp, softmax
 
-from helpers import dense, log_joint_by_scipy, random_mixture
 from jgmm import mixture
 from jgmm.checks import InputError
 from jgmm.tables import COVARIANCES

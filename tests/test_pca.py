@@ -55,7 +55,11 @@ def test_dropped_directions(residual, x):
     assert rotation.encode(jnp.asarray(x)).shape == (400, 4)
     kept = np.asarray(rotation.scale) ** 2
     np.testing.assert_allclose(kept[:4], spectrum.variances[:4], rtol=1e-9)
-    expected = {"spectrum": spectrum.variances[4:], "isotropic": np.full(6, spectrum.variances[4:].mean()), "none": []}
+    expected = {
+        "spectrum": spectrum.variances[4:],
+        "isotropic": np.full(6, spectrum.variances[4:].mean()),
+        "none": [],
+    }
     np.testing.assert_allclose(kept[4:], expected[residual], rtol=1e-9)
     if residual == "spectrum":
         whole = rotation.decode(rotation.encode(jnp.asarray(x)), rotation.residual(jnp.asarray(x)))

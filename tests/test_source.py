@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import dense, random_mixture
 from scipy.special import logsumexp
 from scipy.stats import multivariate_normal
 
 import jgmm
-from helpers import dense, random_mixture
 from jgmm import bits, pca, source
 from jgmm.checks import InputError
 from jgmm.mixture import GMM
@@ -101,7 +101,10 @@ def test_eight_devices_draw_what_one_draws(rng):
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
     draw = jax.jit(lambda key, params: jgmm.sample(key, params, 64), out_shardings=sharding)
-    x0 = draw(jax.random.key(0), jax.device_put(params, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())))
+    x0 = draw(
+        jax.random.key(0),
+        jax.device_put(params, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())),
+    )
     assert len(x0.sharding.device_set) == 8
     np.testing.assert_allclose(x0, jgmm.sample(jax.random.key(0), params, 64), rtol=1e-4, atol=1e-5)
 
@@ -125,7 +128,10 @@ def test_a_source_without_residual_has_no_density(rng):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda p: jgmm.log_prob(p, jnp.zeros((2, 4, 3, 2))), r"images of shape \('n', 3, 4, 2\), got \(2, 4, 3, 2\)"),
+        (
+            lambda p: jgmm.log_prob(p, jnp.zeros((2, 4, 3, 2))),
+            r"images of shape \('n', 3, 4, 2\), got \(2, 4, 3, 2\)",
+        ),
         (lambda p: jgmm.sample(jax.random.key(0), p, -1), "at least 0"),
         (lambda p: jgmm.sample(jax.random.key(0), p, 2, component=-1), "from 0 to 2"),
         (lambda p: source.normalize(p, "channels"), "Did you mean 'channel'"),

@@ -45,9 +45,7 @@ class Covariance(abc.ABC):
     """Σ_k for k = 1..K, as a pytree."""
 
     @abc.abstractmethod
-    def mahalanobis(
-        self, means: Float[Array, "k d"]
-    ) -> Callable[[Float[Array, "n d"]], Float[Array, "n k"]]:
+    def mahalanobis(self, means: Float[Array, "k d"]) -> Callable[[Float[Array, "n d"]], Float[Array, "n k"]]:
         """x -> (x_n − μ_k)ᵀ Σ_k⁻¹ (x_n − μ_k). What depends on the mixture alone is done once, outside."""
 
     @abc.abstractmethod
@@ -93,8 +91,6 @@ class Covariance(abc.ABC):
         """Σ_ab Σ_bb⁻¹ δ_k and Σ_aa − Σ_ab Σ_bb⁻¹ Σ_ba: how far the mean of the features a moves when the features
         b lie δ_k off theirs, and the covariance that is left."""
 
-    def pooled_moments(
-        self, x: Float[Array, "n d"], r: Float[Array, "n k"], means: Float[Array, "k d"]
-    ) -> Array:
+    def pooled_moments(self, x: Float[Array, "n d"], r: Float[Array, "n k"], means: Float[Array, "k d"]) -> Array:
         """Σ_k of `moments`, its axis kept with length 1. A family overrides this where the sum is cheaper."""
         return self.moments(x, r, means).sum(axis=0, keepdims=True)

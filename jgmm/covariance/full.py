@@ -70,9 +70,7 @@ class Full(Covariance):
 
         return jax.lax.scan(component, None, (means, r.T))[1]
 
-    def pooled_moments(
-        self, x: Float[Array, "n d"], r: Float[Array, "n k"], means: Float[Array, "k d"]
-    ) -> Array:
+    def pooled_moments(self, x: Float[Array, "n d"], r: Float[Array, "n k"], means: Float[Array, "k d"]) -> Array:
         # With m_n = Σ_k r_nk μ_k / s_n and s_n = Σ_k r_nk:  Σ_nk r_nk (x_n − μ_k)(x_n − μ_k)ᵀ
         #   = Σ_n s_n (x_n − m_n)(x_n − m_n)ᵀ + ½ Σ_kl G_kl (μ_k − μ_l)(μ_k − μ_l)ᵀ,  G_kl = Σ_n r_nk r_nl / s_n:
         # one product for all components, and no difference of large numbers.
@@ -117,9 +115,7 @@ class Full(Covariance):
         covariance = self.dense()
         within = covariance[:, features[:, None], features[None]]
         across = covariance[:, given[:, None], features[None]]
-        factor = jnp.broadcast_to(
-            self.marginal(given).cholesky, (deviation.shape[0], given.shape[0], given.shape[0])
-        )
+        factor = jnp.broadcast_to(self.marginal(given).cholesky, (deviation.shape[0], given.shape[0], given.shape[0]))
         gain = jnp.broadcast_to(across, (deviation.shape[0], *across.shape[1:]))
         gain = jax.vmap(lambda f, c: cho_solve((f, True), c))(factor, gain)  # Σ_bb⁻¹ Σ_ba
         shift = matmul(deviation[:, None], gain)[:, 0]

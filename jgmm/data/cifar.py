@@ -102,7 +102,15 @@ def _parse_python(path: Path, content: bytes) -> tuple[np.ndarray, np.ndarray]:
         batch = _CifarUnpickler(io.BytesIO(content), encoding="bytes").load()
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
-    except (pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, IndexError, KeyError) as error:
+    except (
+        pickle.UnpicklingError,
+        EOFError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        IndexError,
+        KeyError,
+    ) as error:
         raise InputError(
             f"{path} ({len(content):,} bytes) is truncated or damaged: {error}. Download CIFAR-10 again."
         ) from error

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from jgmm.checks import check
 
@@ -60,12 +61,13 @@ class Images:
         """
         check(len(self.shape) == 3, f"only images [N, H, W, C] have mirror images, got {self.pixels.shape}.")
         pixels = np.concatenate([self.pixels, self.pixels[:, :, ::-1]])
-        return replace(
-            self, pixels=pixels, labels=None if self.labels is None else np.tile(self.labels, 2)
-        )
+        return replace(self, pixels=pixels, labels=None if self.labels is None else np.tile(self.labels, 2))
 
 
-def to_features(pixels: np.ndarray, dtype: np.dtype | type = np.float32) -> np.ndarray:
+def to_features(pixels: np.ndarray, dtype: DTypeLike = np.float32) -> np.ndarray:
     """[N, ...] pixels to [N, D] features: 8-bit values v to v / 127.5 − 1 in [-1, 1], others unchanged."""
     flat = pixels.reshape(pixels.shape[0], -1).astype(dtype)
-    return flat * dtype(STEP) - dtype(1) if pixels.dtype == np.uint8 else flat
+    if pixels.dtype == np.uint8:
+        flat /= 127.5
+        flat -= 1
+    return flat
