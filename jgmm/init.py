@@ -2,7 +2,8 @@
 
 Distances are Σ_d metric_d (x_d − c_d)². For whitened codes the command passes the principal variances as metric,
 so that clusters are those of the pixels: in whitened codes the 3,000 faint directions of an image outvote the few
-that make clusters, and EM ends in a worse optimum (CIFAR-10, K=100: 4.36 bits/dim instead of 4.32).
+that make clusters, and EM ends in a worse optimum (CIFAR-10, K=100, 30 iterations: 4.354 bits/dim on the training images
+instead of 4.319).
 """
 
 from functools import partial
@@ -47,7 +48,7 @@ def kmeans_plusplus(key: PRNGKeyArray, x: Float[Array, "n d"], k: int, metric: F
     def to_row(i: Array) -> Float[Array, " n"]:
         # Expanded, so that one pass over x is one matrix-vector product: seeding does not need the last digits.
         direction = metric * (x[i] - middle[0])
-        return jnp.maximum(norms + norms[i] - 2 * (matmul(x, direction) - jnp.dot(middle[0], direction)), 0)
+        return jnp.maximum(norms + norms[i] - 2 * (matmul(x, direction) - matmul(middle[0], direction)), 0)
 
     def draw(state: tuple[Array, Array], key: PRNGKeyArray) -> tuple[tuple[Array, Array], Array]:
         last, nearest = state
