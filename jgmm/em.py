@@ -298,9 +298,9 @@ def _n_dead(counts: Array | np.ndarray | None) -> int:
 def _check_finite(objective: float, x: Array) -> None:
     if not np.isfinite(objective):
         raise InputError(
-            f"a covariance is not positive definite in {x.dtype}: a component has too few rows for its family. "
-            "Raise the prior strength or the covariance floor (--prior-strength, --reg-covar), lower k, "
-            "or compute in float64 (--dtype float64)."
+            f"the likelihood is not finite: a covariance is not positive definite in {x.dtype}, or the data are too "
+            "large to square. Raise the prior strength or the covariance floor (--prior-strength, --reg-covar), "
+            "lower k, rescale the data, or compute in float64 (--dtype float64)."
         )
 
 

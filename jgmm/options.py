@@ -57,8 +57,8 @@ class Options:
     """EM stops when the objective changes by less than this, in nats an image."""
     reg_covar: float = 1e-6
     """Added to every variance."""
-    prior_strength: float = 1.0
-    """Weight of the prior on covariances, in observations; 0 is maximum likelihood."""
+    prior_strength: float = 0.0
+    """Weight of a prior that pulls covariances to that of the data, in observations; 0 is maximum likelihood."""
     chunk_size: int | None = None
     """Rows taken at a time [default: by dimension]."""
     precision: Literal["highest", "high", "default"] = "highest"

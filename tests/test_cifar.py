@@ -59,6 +59,7 @@ def test_parity_with_scikit_learn_in_64_dimensions(family, rotation, pixels):
         assert error < 1e-6
 
 
+@pytest.mark.slow
 def test_float32_against_float64_in_300_dimensions(rotation, pixels):
     """K=10 full on 10,000 images: the same parameters within 1e-5 relative, and after twenty iterations within 1e-4."""
     x = codes(rotation, pixels[:10_000], 300, np.float32)
@@ -80,6 +81,7 @@ def test_float32_against_float64_in_300_dimensions(rotation, pixels):
     assert after < 1e-4
 
 
+@pytest.mark.slow
 def test_exact_statistics_against_200_000_samples(pixels):
     """A mixture of all 3,072 directions: channel means and deviations of x0 within 3 standard errors of 0 and 1."""
     rotation, _ = pca.fit(pixels[:6000], scale=1 / 127.5, shift=-1.0)

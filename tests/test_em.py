@@ -215,13 +215,17 @@ def test_bad_input_is_refused(change, options, message, digits):
         em.fit.__wrapped__(jax.random.key(0), x, **({"k": 5} | options))
 
 
-def test_a_covariance_that_breaks_down_is_said(rng):
-    """Twenty points in thirty dimensions: without floor or prior a full covariance has no inverse."""
+@pytest.mark.parametrize("strength", [0.0, 1.0])
+def test_fewer_rows_than_features_stay_positive_definite_in_float32(strength, rng):
     x = rng.normal(size=(20, 30)).astype(np.float32)
-    with pytest.raises(InputError, match="not positive definite in float32"):
-        fit(x, k=2, covariance_type="full", prior=Prior(0.0, 1.0, 0.0))
-    state = fit(x, k=2, covariance_type="full", prior=Prior(1.0, 1.0, 0.0))
+    state = fit(x, k=2, covariance_type="full", prior=Prior(strength, 1.0, 0.0))
     assert np.isfinite(state.history).all()
+    assert np.isfinite(np.linalg.cholesky(dense(state.gmm).astype(np.float64))).all()
+
+
+def test_a_likelihood_that_is_not_finite_is_said(rng):
+    with pytest.raises(InputError, match="not finite.*float32.*rescale"):
+        fit((rng.normal(size=(50, 3)) * 1e25).astype(np.float32), k=2)
 
 
 def test_a_start_of_another_size_is_refused(rng, digits):

@@ -1,4 +1,9 @@
-"""Full covariances, held as lower Cholesky factors: Σ_k = L_k L_kᵀ."""
+"""Full covariances, held as lower Cholesky factors: Σ_k = L_k L_kᵀ.
+
+A component with fewer rows than features has a singular scatter. Beside the prior's floor, every variance gets
+eps · tr Σ_k, the least that keeps a Cholesky factorisation of a singular matrix positive in its dtype (Higham,
+Accuracy and Stability of Numerical Algorithms, section 10.1): 1e-7 of the trace in float32, nothing in float64.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -90,8 +95,9 @@ class Full(Covariance):
 
         def component(leaf: tuple[Array, Array]) -> Array:
             s, count = leaf
-            covariance = (0.5 * (s + s.T) + pull * eye) / prior.total(count) + prior.floor * eye
-            return jnp.linalg.cholesky(covariance, symmetrize_input=False)
+            covariance = (0.5 * (s + s.T) + pull * eye) / prior.total(count)
+            floor = prior.floor + jnp.finfo(s.dtype).eps * jnp.trace(covariance)
+            return jnp.linalg.cholesky(covariance + floor * eye, symmetrize_input=False)
 
         return type(self)(jax.lax.map(component, (scatter, counts)))
 
