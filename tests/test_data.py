@@ -1,6 +1,7 @@
 """Every route to the data gives the same pixels; damaged files are named."""
 
 import hashlib
+import importlib.util
 import pickle
 import tarfile
 
@@ -227,9 +228,10 @@ def test_a_shuffled_copy_is_put_in_order(rng):
     np.testing.assert_array_equal(labels, np.arange(30) % 10)
 
 
-def test_a_copy_that_needs_tensorflow_says_so(tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "tensorflow", None)
+def test_preparing_a_copy_needs_tensorflow(tmp_path, monkeypatch):
+    if importlib.util.find_spec("tensorflow"):
+        pytest.skip("TensorFlow is installed: it would try to download")
     monkeypatch.delenv("JGMM_DATA", raising=False)
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
-    with pytest.raises(InputError, match="Three remedies(.|\n)*needs TensorFlow"):
+    with pytest.raises(InputError, match="Three remedies(.|\\n)*needs TensorFlow"):
         load("cifar10")
