@@ -224,8 +224,8 @@ def fit(
         state: a state once passed to `callback`, to go on from.
         callback: called with the state at the start of a restart and after every iteration.
     Returns the final state of the best restart.
-    Raises InputError for k < 1, fewer rows than k, a wrong shape or dtype, NaN or infinite values, and when a
-    covariance is not positive definite in this dtype.
+    Raises InputError for k < 1, fewer rows than k, a wrong shape or dtype, NaN or infinite values, and when the
+    likelihood is not finite in this dtype.
     """
     _check_data(x, k, start)
     check(max_iter >= 1 and n_init >= 1, f"max_iter and n_init must be at least 1, got {max_iter}, {n_init}.")
@@ -251,7 +251,7 @@ def fit(
             )
             mean = float(log_likelihood) / x.shape[0]
             objective = mean + float(penalty) / x.shape[0]
-            _check_finite(objective, x)
+            _check_finite(np.isfinite(objective), x)
             newly_dead = _n_dead(counts) - _n_dead(state.counts)
             if newly_dead > 0:
                 revived = revive(gmm, x, counts, chunk_size=chunk_size)
@@ -268,6 +268,8 @@ def fit(
                 converged=abs(change) < tol and newly_dead <= 0,
             )
             callback(state)
+        parameters = jax.tree.leaves((state.gmm.means, state.gmm.covariance))
+        _check_finite(all(bool(jnp.isfinite(p).all()) for p in parameters), x)
         best = state.best
         if best is None or state.history[-1] > best.history[-1]:
             best = replace(state, best=None)
@@ -295,8 +297,8 @@ def _n_dead(counts: Array | np.ndarray | None) -> int:
     return 0 if counts is None else int((np.asarray(counts) < DEAD).sum())
 
 
-def _check_finite(objective: float, x: Array) -> None:
-    if not np.isfinite(objective):
+def _check_finite(finite: bool | np.bool_, x: Array) -> None:
+    if not finite:
         raise InputError(
             f"the likelihood is not finite: a covariance is not positive definite in {x.dtype}, or the data are too "
             "large to square. Raise the prior strength or the covariance floor (--prior-strength, --reg-covar), "

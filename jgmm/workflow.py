@@ -238,19 +238,21 @@ def _rotation(
         return start.rotation, None
     if options.n_pca == "none":
         return Identity(d), None
-    fitted = progress.load_rotation(options.dtype) or pca.fit(
-        train.pixels.reshape(len(train), -1),
-        options.n_components,
-        residual=options.residual,
-        scale=STEP if train.is_8_bit else 1.0,
-        shift=-1.0 if train.is_8_bit else 0.0,
-        # 8-bit values carry no more than their cell, whose variance this is.
-        floor=CELL_VARIANCE if train.is_8_bit else None,
-        noise_variance=CELL_VARIANCE if options.dequantize else 0.0,
-        dtype=options.dtype,
-    )
+    fitted = progress.load_rotation(options.dtype)
+    if fitted is None:
+        fitted = pca.fit(
+            train.pixels.reshape(len(train), -1),
+            options.n_components,
+            residual=options.residual,
+            scale=STEP if train.is_8_bit else 1.0,
+            shift=-1.0 if train.is_8_bit else 0.0,
+            # 8-bit values carry no more than their cell, whose variance this is.
+            floor=CELL_VARIANCE if train.is_8_bit else None,
+            noise_variance=CELL_VARIANCE if options.dequantize else 0.0,
+            dtype=options.dtype,
+        )
+        progress.save_rotation(*fitted)
     rotation, spectrum = fitted
-    progress.save_rotation(rotation, spectrum)
     print(
         f"PCA: {spectrum.n_codes} of {d} directions are codes and explain {100 * spectrum.explained:.2f}% of the "
         f"variance; variances from {spectrum.variances[0]:.3g} to {spectrum.variances[spectrum.rank - 1]:.3g}"
