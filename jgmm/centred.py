@@ -1,10 +1,10 @@
 """Squared distances to many centres, and second moments about them, as matrix products that keep their digits.
 
 Expanding Σ_d p_d (x_d − μ_d)² = Σ p x² − 2 Σ (p μ) x + Σ p μ² turns the work of all components into matrix
-products, but loses about eps · Σ p μ² by cancellation. Two measures make it exact to working precision: the
-origin is moved to the middle of the centres first, and a component that still lies far from it in units of its
-own standard deviation is computed by differences, one component at a time. A direct sum over D features rounds
-by about eps · D as it is; LOSS says how much more than that is put up with.
+products, but rounds by about eps · (Σ p x² + Σ p μ²), however small the result. Two measures keep the digits: the
+origin is moved to the middle of the centres first; and where a row still lies so close to a centre, or a centre so
+far from the middle in units of its own standard deviation, that more than LOSS times the rounding of the direct sum
+would be lost, the chunk is computed by differences for that component.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float
 
 from jgmm.products import matmul
 
-# What cancellation may lose, as a multiple of the rounding error of the direct sum.
+# What cancellation may cost, as a multiple of the rounding error of the direct sum over D features.
 LOSS = 32
 # The same for the second moment of one feature, in units of eps relative to its variance.
 LOSS_OF_MOMENT = 2**13
@@ -24,11 +24,6 @@ LOSS_OF_MOMENT = 2**13
 def middle(means: Float[Array, "k d"]) -> Float[Array, "1 d"]:
     """The origin the expansions are taken about."""
     return means.mean(axis=0, keepdims=True)
-
-
-def spread(means: Float[Array, "k d"], precision: Float[Array, "#k #d"]) -> Float[Array, "k d"]:
-    """p_d (μ_d − middle_d)²: what cancellation multiplies the rounding error by, feature by feature."""
-    return precision * (means - middle(means)) ** 2
 
 
 def patch(far: Bool[Array, " k"], approximate: Array, exact: Callable[[Array], Array]) -> Array:
@@ -49,13 +44,14 @@ def squared_distances(
     centres = means - origin  # (K, D)
     weighted = precision * centres  # (K, D)
     constant = jnp.sum(weighted * centres, axis=1)  # (K,)
-    far = spread(means, precision).sum(axis=1) > LOSS * means.shape[1]
     every = jnp.broadcast_to(precision, (means.shape[0], precision.shape[1]))
 
     def distances(x: Float[Array, "n d"]) -> Float[Array, "n k"]:
         y = x - origin
         squares = y * y if precision.shape[1] > 1 else jnp.sum(y * y, axis=1, keepdims=True)
-        expanded = matmul(squares, precision.T) - 2 * matmul(y, weighted.T) + constant[None]
+        size = matmul(squares, precision.T) + constant[None]  # of the terms that cancel
+        expanded = size - 2 * matmul(y, weighted.T)
+        far = (size > LOSS * jnp.maximum(expanded, y.shape[1])).any(axis=0)
         exact = patch(far, expanded.T, lambda k: jnp.sum(every[k][None] * (x - means[k][None]) ** 2, axis=1))
         return jnp.maximum(exact.T, 0)
 
@@ -79,5 +75,6 @@ def second_moments(
     origin = middle(means)
     y, centres, counts = x - origin, means - origin, r.sum(axis=0)[:, None]
     expanded = matmul(r.T, y * y) - 2 * centres * matmul(r.T, y) + counts * centres**2
-    far = spread(means, precision).max(axis=1) > LOSS_OF_MOMENT
+    spread = (precision * centres**2).max(axis=1)
+    far = (spread > LOSS_OF_MOMENT) & (counts[:, 0] > 0)  # a chunk without a share in the component adds zero
     return patch(far, expanded, lambda k: matmul(r[:, k][None], (x - means[k][None]) ** 2)[0])
