@@ -30,7 +30,7 @@ types: install
 	$(BIN)/mypy
 
 bench: install
-	$(BIN)/python benchmarks/sklearn_full_covariance.py
+	$(BIN)/python benchmarks/sklearn_full_covariance.py $(if $(DATA),--data-dir $(DATA))
 
 # Exact versions for every platform and Python from 3.11, from the ranges in pyproject.toml.
 lock: install

@@ -7,6 +7,8 @@ import pkgutil
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from jgmm import em as em
+    from jgmm import mixture as mixture
     from jgmm.checkpoint import load as load
     from jgmm.checkpoint import save as save
     from jgmm.checks import InputError as InputError
@@ -22,8 +24,10 @@ _PUBLIC = {
     "InputError": "jgmm.checks:InputError",
     "PCA": "jgmm.pca:PCA",
     "Source": "jgmm.source:Source",
+    "em": "jgmm.em",
     "load": "jgmm.checkpoint:load",
     "log_prob": "jgmm.source:log_prob",
+    "mixture": "jgmm.mixture",
     "sample": "jgmm.source:sample",
     "save": "jgmm.checkpoint:save",
 }

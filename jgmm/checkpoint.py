@@ -4,8 +4,10 @@ config.json is written last, in one step: a folder without it is not a finished 
 interrupted fit (`jgmm.progress`).
 """
 
+import hashlib
 import importlib.metadata
 import json
+import logging
 import os
 import platform
 from pathlib import Path
@@ -40,6 +42,7 @@ def save(path: str | Path, params: Source, info: dict[str, Any] | None = None) -
         "kind": KIND,
         "format": FORMAT,
         "source": describe(params),
+        "arrays_sha256": digest(params),
         "versions": versions(),
         **(info or {}),
     }
@@ -65,15 +68,25 @@ def load(path: str | Path) -> Source:
         f"{path} was computed in float64: call jax.config.update('jax_enable_x64', True) first.",
     )
     try:
-        return load_arrays(path / PARAMS, blank(description))
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{path} is damaged: its arrays cannot be read ({_first_line(error)}).") from error
+        params = load_arrays(path / PARAMS, blank(description))
+    except Exception as error:  # orbax raises a plain Exception for arrays it cannot read
+        raise InputError(f"{path} is damaged: its arrays cannot be read, or are not those of its {CONFIG}.") from error
+    check(digest(params) == config["arrays_sha256"], f"{path} is damaged: its arrays are not those that were saved.")
+    return params
+
+
+def digest(params: Source) -> str:
+    """The sha256 of all arrays of a source, in the order of the tree."""
+    total = hashlib.sha256()
+    for leaf in jax.tree.leaves(params):
+        total.update(np.ascontiguousarray(leaf).data)
+    return total.hexdigest()
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
     """The config.json of a finished run. Raises InputError as `load` does."""
     path = Path(path).absolute()
-    check(path.is_dir(), f"no folder at {path}: expected one written by `python -m jgmm.fit`.")
+    check(path.is_dir(), f"no run folder at {path}: expected one written by `python -m jgmm.fit`.")
     if not (path / CONFIG).is_file():
         interrupted = (path / PROGRESS).is_dir() or (path / PARAMS).is_dir()
         check(
@@ -149,6 +162,8 @@ def load_arrays(path: Path, target: Any) -> Any:
     """Read a pytree written by `save_arrays`, of the structure of `target`, onto the default device."""
     import orbax.checkpoint as ocp
 
+    # A read that fails is raised below; the other reads in flight would report theirs here, with tracebacks.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     with ocp.StandardCheckpointer() as checkpointer:
         return checkpointer.restore(path, on_default_device(target))
 
@@ -174,7 +189,3 @@ def versions() -> dict[str, str]:
     packages = ("jax", "jaxlib", "numpy", "orbax-checkpoint")
     ours = {"jgmm": jgmm.__version__, "python": platform.python_version()}
     return ours | {p: importlib.metadata.version(p) for p in packages}
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0][:200]

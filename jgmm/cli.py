@@ -1,5 +1,6 @@
 """What the commands share: parsing into a dataclass, and one clear line with exit code 2 for bad input."""
 
+import contextlib
 import io
 import sys
 from collections.abc import Callable, Sequence
@@ -13,9 +14,18 @@ T = TypeVar("T")
 
 
 def parse(options: type[T], *, prog: str, args: Sequence[str] | None = None, default: T | None = None) -> T:
-    """The options of a command line; those not given are `default`'s. Exits with code 2 for an unknown flag."""
+    """The options of a command line; those not given are `default`'s. Raises InputError for an unknown flag."""
     fallback = tyro.MISSING_NONPROP if default is None else default
-    return tyro.cli(options, prog=prog, args=args, default=fallback, config=(tyro.conf.FlagCreatePairsOff,))
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(printed):
+            return tyro.cli(options, prog=prog, args=args, default=fallback, config=(tyro.conf.FlagCreatePairsOff,))
+    except SystemExit as exit:
+        if exit.code != 2:  # --help
+            raise
+        # The parser draws its message in a box, of ASCII where the terminal has no more: take the text out.
+        texts = [line.strip("│| ") for line in printed.getvalue().splitlines() if line[:1] in ("│", "|")]
+        raise InputError(" ".join(text for text in texts if text.strip("─-"))) from None
 
 
 def run(main: Callable[[], None]) -> None:

@@ -7,6 +7,7 @@ import matplotlib.image
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 matplotlib.rcParams.update(
     {
@@ -103,7 +104,7 @@ def spectrum(path: Path, variances: np.ndarray, n_codes: int) -> None:
     figure = Figure(figsize=(8, 3), layout="constrained")
     left, right = figure.subplots(1, 2)
     index = np.arange(1, len(variances) + 1)
-    positive = variances > 0
+    positive = variances > 1e-11 * variances[0]  # the rest is rounding
     left.loglog(index[positive], variances[positive], color=BLUE)
     left.set(xlabel="principal direction", ylabel="variance", title="Spectrum")
     right.semilogx(index, 100 * np.cumsum(variances) / variances.sum(), color=BLUE)
@@ -121,8 +122,11 @@ def likelihood(path: Path, history: list[float], converged: bool) -> None:
     left.plot(np.arange(1, len(history) + 1), history, ".-", color=BLUE, ms=3, lw=1)
     state = "converged" if converged else "stopped before convergence"
     left.set(xlabel="iteration", ylabel="nats per example", title=f"Objective ({state})")
+    left.ticklabel_format(axis="y", useOffset=False)
     change = np.diff(history)
     rising = change > 0
     right.semilogy(np.arange(2, len(history) + 1)[rising], change[rising], ".-", color=BLUE, ms=3, lw=1)
     right.set(xlabel="iteration", ylabel="change, nats per example", title="Change")
+    for axes in (left, right):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.savefig(path)

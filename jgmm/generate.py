@@ -31,6 +31,11 @@ class Options:
 def main(args: Sequence[str] | None = None) -> None:
     """Parse, load, draw, write."""
     options = cli.parse(Options, prog="python -m jgmm.generate", args=args)
+    kinds = (".png", ".jpg", ".jpeg")
+    check(
+        options.out is None or options.out.suffix.lower() in kinds,
+        f"--out expects a name ending in {', '.join(kinds)}, got {options.out}.",
+    )
     check(options.n >= 1, f"--n must be at least 1, got {options.n}.")
 
     import jax
@@ -54,8 +59,8 @@ def main(args: Sequence[str] | None = None) -> None:
             np.savez(options.npz, x0=x0, components=k, mean=params.mean, std=params.std)
         if out:
             figures.sample_grid(out, np.asarray(x0 * params.std[None] + params.mean[None]))
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot write {error}") from error
+    except OSError as error:
+        raise InputError(f"cannot write {error.filename}: {error.strerror}.") from error
     for path in (out, options.npz):
         if path:
             print(path)

@@ -26,6 +26,7 @@ from jgmm.source import Source
 from jgmm.tables import COVARIANCES
 
 OPTIONS = "options.json"
+METRICS = "metrics.jsonl"
 # Streams of random numbers, folded into the seed.
 EM_KEY, DEQUANTISATION_KEY, STATISTICS_KEY, PICTURE_KEY, TRAINING_NOISE_KEY = range(5)
 SHOWN = 100
@@ -52,6 +53,24 @@ def run(options: Options) -> None:
     _check_start(options, data, start)
 
     progress = _open(folder, options)
+    try:
+        _fit_and_write(options, key, data, start, progress, clock, begun)
+    except InputError:
+        if not options.resume:
+            _withdraw(folder, progress)
+        raise
+
+
+def _fit_and_write(
+    options: Options,
+    key: PRNGKeyArray,
+    data: Data,
+    start: Source | None,
+    progress: Progress,
+    clock: CompileClock,
+    begun: float,
+) -> None:
+    folder = options.run_folder
     rotation, spectrum = _rotation(options, data.train, start, progress)
     noise = jax.random.fold_in(key, TRAINING_NOISE_KEY) if options.dequantize else None
     codes, offset = encode(rotation, data.train.pixels, options.dtype, noise)
@@ -65,6 +84,14 @@ def run(options: Options) -> None:
     _finish(folder, options, data, params, history, summary, spectrum)
     progress.remove()
     _print(summary, folder, pictures)
+
+
+def _withdraw(folder: Path, progress: Progress) -> None:
+    """Take back what a fit that was refused half-way has written."""
+    progress.remove()
+    (folder / METRICS).unlink(missing_ok=True)
+    if not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def prepare(options: Options) -> Data:
@@ -200,7 +227,7 @@ def _fit(
         same = checkpoint.covariance_name(start.gmm) == family
         first = start.gmm if same else em.in_family(start.gmm, codes, prior, covariance_type=family)
     resumed = progress.load(options.k, codes.shape[1], family, codes.dtype) if options.resume else None
-    path = options.run_folder / "metrics.jsonl"
+    path = options.run_folder / METRICS
     report = Report(path, options.max_iter, offset, clock, resumed)
     if resumed:
         report.say(f"resuming after iteration {len(resumed.history)} of start {resumed.restart + 1}")
@@ -259,7 +286,7 @@ def _rotation(
     )
     if spectrum.rank < d:
         print(
-            f"PCA: {d - spectrum.rank} directions have no variance in the data"
+            f"PCA: {d - spectrum.rank} direction(s) have no variance in the data"
             + (f"; they are given a floor of {spectrum.floor:.3g}" if rotation.has_density else "")
         )
     return rotation, spectrum
@@ -371,8 +398,8 @@ def _print(summary: dict[str, Any], folder: Path, pictures: list[Path]) -> None:
         "log_likelihood_train": "mean log-likelihood, training images",
         "log_likelihood_held_out": "mean log-likelihood, images kept out",
         "log_likelihood_of_codes": "mean log-likelihood of the codes",
-        "bits_per_dim_train": "bits per dimension, training images",
-        "bits_per_dim_held_out": "bits per dimension, images kept out",
+        "bits_per_dim_train": "bits per dimension, training images with uniform noise",
+        "bits_per_dim_held_out": "bits per dimension, images kept out with uniform noise",
     }
     state = "converged" if summary["converged"] else "NOT converged: raise --max-iter or --tol"
     print(f"\n{summary['iterations']} iterations, {state}")

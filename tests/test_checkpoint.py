@@ -60,6 +60,21 @@ def _empty_arrays(path):
             file.write_bytes(b"")
 
 
+def _largest(path):
+    return max((f for f in (path / "params").rglob("*") if f.is_file()), key=lambda f: f.stat().st_size)
+
+
+def _truncate(path):
+    _largest(path).write_bytes(_largest(path).read_bytes()[:100])
+
+
+def _flip(path):
+    content = bytearray(_largest(path).read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 50] = bytes(255 - b for b in content[middle : middle + 50])
+    _largest(path).write_bytes(content)
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -70,9 +85,12 @@ def _empty_arrays(path):
         (lambda p: (p / "config.json").unlink(), "half-written.*--resume"),
         (lambda p: __import__("shutil").rmtree(p / "params"), "damaged"),
         (_empty_arrays, "damaged"),
-        (lambda p: __import__("shutil").rmtree(p), "no folder at"),
+        (_truncate, "damaged"),
+        (_flip, "damaged"),
+        (lambda p: _edit(p, source=json.loads((p / "config.json").read_text())["source"] | {"k": 4}), "damaged"),
+        (lambda p: __import__("shutil").rmtree(p), "no run folder at"),
         (lambda p: [__import__("shutil").rmtree(p), p.mkdir()], "not a jgmm run"),
-        (lambda p: [__import__("shutil").rmtree(p), p.write_text("a file")], "no folder at"),
+        (lambda p: [__import__("shutil").rmtree(p), p.write_text("a file")], "no run folder at"),
     ],
 )
 def test_what_is_not_a_finished_run_is_refused(damage, message, rng, tmp_path):

@@ -188,12 +188,12 @@ def test_arrays(tmp_path, rng):
     ("content", "message"),
     [
         (np.zeros((3, 4, 5)), r"shape \(3, 4, 5\): expected \[N, D\] or \[N, H, W, C\]"),
-        (np.zeros((0, 4)), "not empty"),
+        (np.zeros((0, 4)), "is empty"),
         (np.zeros((3, 4), np.int64), "holds int64: expected uint8 pixels or floating point"),
         (np.array([[1.0, np.nan]]), "NaN or infinite"),
         (np.array([[1.0, np.inf]]), "NaN or infinite"),
         (np.array([{"a": 1}, None], dtype=object), "never unpickled"),
-        (b"not a numpy file", "not a readable"),
+        (b"not a numpy file", "not a whole"),
         (None, "no file at"),
     ],
 )

@@ -163,6 +163,7 @@ def test_generate(digits_run, tmp_path, capsys):
         (["--n", "0"], "--n must be at least 1"),
         (["--component", "5"], "from 0 to 4"),
         (["--out", str(tmp_path / "no" / "where.png")], "cannot write"),
+        (["--out", "grid.txt"], "--out expects a name ending in .png"),
     ):
         with pytest.raises(SystemExit) as exit:
             cli.run(lambda bad=bad: generate.main([str(digits_run), *bad]))
@@ -186,13 +187,17 @@ def test_generate(digits_run, tmp_path, capsys):
         (["--holdout", "0.0001"], "is none"),
         (["--tol", "-1"], "--tol must be at least 0"),
         (["--seed", "-1"], "--seed must be at least 0"),
-        (["--init-from", "nowhere"], "no folder at"),
+        (["--init-from", "nowhere"], "no run folder at"),
         (["--resume"], "holds no interrupted fit"),
         (["--data", "nowhere.npy"], "no file at nowhere.npy"),
     ],
 )
 def test_bad_options_are_refused_and_nothing_is_written(args, message, capsys, tmp_path):
-    assert message in refused(capsys, *SMALL, *args, "--out", tmp_path / "run")
+    assert run_fit(*SMALL, *args, "--out", tmp_path / "run") == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+    assert message in lines[0]
     assert not (tmp_path / "run").exists()
 
 
@@ -204,11 +209,15 @@ def test_bad_data_and_folders_are_refused(capsys, tmp_path, digits_run):
     (tmp_path / "file").write_text("")
     assert "is not a folder" in refused(capsys, *SMALL, "--out", tmp_path / "file" / "run")
     assert "pass --k 5" in refused(capsys, *SMALL, "--k", 6, "--init-from", digits_run, "--out", tmp_path / "b")
+    for power, name in ((30, "e"), (200, "f")):
+        np.save(tmp_path / "huge.npy", np.random.default_rng(0).normal(size=(50, 4)) * 10.0**power)
+        message = refused(capsys, "--data", tmp_path / "huge.npy", "--k", 2, "--out", tmp_path / name)
+        assert "rescale" in message
     flat = tmp_path / "flat.npy"
     np.save(flat, np.random.default_rng(0).normal(size=(20, 2)))
     assert "mirror images" in refused(capsys, "--data", flat, "--k", 2, "--augmentation", "--out", tmp_path / "c")
     assert "8-bit" in refused(capsys, "--data", flat, "--k", 2, "--dequantize", "--out", tmp_path / "d")
-    assert not any((tmp_path / name).exists() for name in "abcd")
+    assert not any((tmp_path / name).exists() for name in "abcdef")
 
 
 def test_no_data_and_no_network_names_three_remedies(capsys, tmp_path, monkeypatch):

@@ -30,7 +30,7 @@ def load(path: Path) -> Images:
         if isinstance(error, InputError):
             raise
         raise InputError(
-            f"{path} is not a readable .npy or .npz file of numbers (object arrays are never unpickled): {error}"
+            f"{path} is not a whole .npy or .npz file of numbers; pickles and object arrays are never unpickled."
         ) from error
     _check_pixels(path, pixels)
     if labels is not None:
@@ -55,7 +55,8 @@ def _check_pixels(path: Path, pixels: np.ndarray) -> None:
         f"{path} holds {pixels.dtype}: expected uint8 pixels or floating point. Convert it with .astype.",
     )
     check(
-        pixels.ndim in (2, 4) and pixels.size > 0,
-        f"{path} has shape {pixels.shape}: expected [N, D] or [N, H, W, C], not empty.",
+        pixels.ndim in (2, 4),
+        f"{path} has shape {pixels.shape}: expected [N, D] or [N, H, W, C]; grey images need a last axis of length 1.",
     )
+    check(pixels.size > 0, f"{path} is empty: its shape is {pixels.shape}.")
     check(np.isfinite(pixels).all(), f"{path} contains NaN or infinite values: remove those examples first.")

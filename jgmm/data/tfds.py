@@ -12,7 +12,7 @@ import numpy as np
 
 from jgmm.checks import InputError
 
-REMEDIES = """CIFAR-10 was not found. Three remedies:
+REMEDIES = """CIFAR-10 was not found{place}. Three remedies:
   1. download cifar-10-binary.tar.gz or cifar-10-python.tar.gz from https://www.cs.toronto.edu/~kriz/cifar.html
      and point --data-dir or $JGMM_DATA at the folder that holds it (unpacked or not);
   2. pip install "jgmm[tfds]" on a machine with a network: it is downloaded and prepared by itself;
@@ -26,37 +26,40 @@ def load_cifar10(data_dir: Path | None) -> tuple[np.ndarray, np.ndarray, str]:
     ~/tensorflow_datasets); prepares one there if there is none. Raises InputError if that is impossible.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    remedies = REMEDIES.format(place=f" in {data_dir}" if data_dir else "")
     try:
         import tensorflow_datasets as tfds
+        from absl import logging
     except ImportError as error:
-        raise InputError(f"{REMEDIES}\n(TensorFlow Datasets is not installed: {error})") from error
+        raise InputError(f"{remedies}\n(TensorFlow Datasets is not installed: {error})") from error
+    logging.set_verbosity(logging.ERROR)
     for place in (data_dir, None):
         if place is not None and not (place / "cifar10").is_dir():
             continue
         builder = tfds.builder("cifar10", data_dir=place)
         if builder.is_prepared():
-            return _read(_examples(tfds, builder)) + (str(builder.data_path),)
+            return _read(_examples(tfds, builder, remedies)) + (str(builder.data_path),)
     builder = tfds.builder("cifar10", file_format="array_record")
-    _need_tensorflow("preparing it")
+    _need_tensorflow("preparing it", remedies)
     try:
         builder.download_and_prepare()
     except Exception as error:  # the download manager raises whatever its HTTP and checksum layers do
-        raise InputError(f"{REMEDIES}\n(preparing it failed: {type(error).__name__}: {error})") from error
-    return _read(_examples(tfds, builder)) + (str(builder.data_path),)
+        raise InputError(f"{remedies}\n(preparing it failed: {type(error).__name__}: {error})") from error
+    return _read(_examples(tfds, builder, remedies)) + (str(builder.data_path),)
 
 
-def _examples(tfds: Any, builder: Any) -> Iterable[dict[str, Any]]:
+def _examples(tfds: Any, builder: Any, remedies: str) -> Iterable[dict[str, Any]]:
     if builder.info.file_format == tfds.core.FileFormat.ARRAY_RECORD:
         return builder.as_data_source(split="train")
-    _need_tensorflow(f"reading the copy in {builder.data_path}, which is {builder.info.file_format.value},")
+    _need_tensorflow(f"reading the copy in {builder.data_path}, which is {builder.info.file_format.value},", remedies)
     return tfds.as_numpy(builder.as_dataset(split="train", shuffle_files=False))
 
 
-def _need_tensorflow(purpose: str) -> None:
+def _need_tensorflow(purpose: str, remedies: str) -> None:
     try:
         import tensorflow  # noqa: F401
     except ImportError as error:
-        raise InputError(f"{REMEDIES}\n({purpose} needs TensorFlow: {error})") from error
+        raise InputError(f"{remedies}\n({purpose} needs TensorFlow: {error})") from error
 
 
 def _read(examples: Iterable[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
