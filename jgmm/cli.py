@@ -23,8 +23,8 @@ def parse(options: type[T], *, prog: str, args: Sequence[str] | None = None, def
     except SystemExit as exit:
         if exit.code != 2:  # --help
             raise
-        # The parser draws its message in a box, of ASCII where the terminal has no more: take the text out.
-        texts = [line.strip("│| ") for line in printed.getvalue().splitlines() if line[:1] in ("│", "|")]
+        # The parser lays its message out as a box, drawn only where the terminal can: take the text out.
+        texts = [line.strip("│╰╯ ") for line in printed.getvalue().splitlines() if not line.startswith("╭")]
         raise InputError(" ".join(text for text in texts if text.strip("─-"))) from None
 
 
