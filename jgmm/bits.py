@@ -16,15 +16,14 @@ from jaxtyping import PRNGKeyArray, UInt8
 
 from jgmm.checks import check
 from jgmm.data.images import STEP, to_features
-from jgmm.source import Source, log_prob
+from jgmm.source import Source, log_prob, normalize
 
 ROWS = 2048
 
 
 @jax.jit
 def _chunk(params: Source, x: jax.Array, noise: jax.Array) -> jax.Array:
-    pixels = (x + noise).reshape(-1, *params.shape)
-    return log_prob(params, (pixels - params.mean[None]) / params.std[None])
+    return log_prob(params, (x + noise).reshape(-1, *params.shape))
 
 
 def mean_log_prob(
@@ -33,7 +32,7 @@ def mean_log_prob(
     """The mean log-density of images in pixel units, nats an image; with uniform noise if a key is given."""
     check(len(pixels) > 0, "there are no images to evaluate.")
     dtype = params.gmm.means.dtype
-    log_std = float(jnp.broadcast_to(jnp.log(params.std), params.shape).sum())
+    params = normalize(params, "none")
     total = 0.0
     for i, start in enumerate(range(0, len(pixels), chunk_size)):
         x = to_features(pixels[start : start + chunk_size], dtype)
@@ -41,7 +40,7 @@ def mean_log_prob(
         x = np.pad(x, ((0, chunk_size - n), (0, 0)))  # one compiled shape
         noise = jnp.zeros((), dtype) if key is None else cell_noise(jax.random.fold_in(key, i), x.shape, dtype)
         total += np.asarray(_chunk(params, x, noise), np.float64)[:n].sum()
-    return total / len(pixels) - log_std
+    return total / len(pixels)
 
 
 @partial(jax.jit, static_argnames=("shape", "dtype"))

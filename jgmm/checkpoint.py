@@ -105,6 +105,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
         isinstance(config.get("format"), int) and config["format"] <= FORMAT,
         f"{path} has format {config.get('format')}, newer than the {FORMAT} this version reads: upgrade jgmm.",
     )
+    check({"source", "arrays_sha256"} <= config.keys(), f"{path / CONFIG} is damaged: a part of it is missing.")
     return config
 
 
@@ -134,20 +135,28 @@ def covariance_name(gmm: GMM) -> str:
 def blank(description: dict[str, Any]) -> Source:
     """A source of the structure described, with shapes and dtypes in place of arrays."""
     d = description
-    dtype = np.dtype(d["dtype"])
-    k, n_codes = d["k"], d["n_codes"]
+    dtype, n_codes = np.dtype(d["dtype"]), d["n_codes"]
 
     def build() -> Source:
         rotation: Rotation = Identity(n_codes)
         if d["rotation"]:
             m, p = d["rotation"]
-            rotation = PCA(jnp.zeros(p, dtype), jnp.zeros((m, p), dtype), jnp.ones(m, dtype), n_codes)
-        covariance = COVARIANCES[d["covariance_type"]](k, n_codes, dtype)
-        gmm = GMM(jnp.zeros(k, dtype), jnp.zeros((k, n_codes), dtype), covariance)
-        norm = jnp.ones(d["normalization_shape"], dtype)
+            rotation = zero_pca(m, p, n_codes, dtype)
+        norm = jnp.zeros(d["normalization_shape"], dtype)
+        gmm = zero_gmm(d["k"], n_codes, d["covariance_type"], dtype)
         return Source(gmm, rotation, norm, norm, tuple(d["shape"]))
 
     return jax.eval_shape(build)
+
+
+def zero_gmm(k: int, d: int, covariance_type: str, dtype: Any) -> GMM:
+    """A mixture of the structure of a fitted one, its values of no meaning."""
+    return GMM(jnp.zeros(k, dtype), jnp.zeros((k, d), dtype), COVARIANCES[covariance_type](k, d, dtype))
+
+
+def zero_pca(m: int, p: int, n_codes: int, dtype: Any) -> PCA:
+    """A rotation of m rows and p features of the structure of a fitted one, its values of no meaning."""
+    return PCA(jnp.zeros(p, dtype), jnp.zeros((m, p), dtype), jnp.zeros(m, dtype), n_codes)
 
 
 def save_arrays(path: Path, tree: Any) -> None:

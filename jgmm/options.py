@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -117,10 +117,11 @@ class Options:
         return {name: str(v) if isinstance(v, Path) else v for name, v in values.items()}
 
     @classmethod
-    def from_json(cls, values: dict[str, object]) -> "Options":
+    def from_json(cls, values: dict[str, Any]) -> "Options":
         """The inverse of `to_json`."""
         paths = ("out", "data", "data_dir", "init_from")
-        return cls(**{n: Path(str(v)) if n in paths and v is not None else v for n, v in values.items()})  # type: ignore[arg-type]
+        typed: dict[str, Any] = {n: Path(v) if n in paths and v is not None else v for n, v in values.items()}
+        return cls(**typed)
 
     def difference(self, other: "Options") -> str | None:
         """The first flag on which two sets of options differ, apart from where the run is and whether it resumes."""

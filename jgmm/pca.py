@@ -221,13 +221,9 @@ def fit(
     keep = RESIDUALS[residual]
     with np.errstate(over="ignore", invalid="ignore"):
         mean, cov = covariance(x, scale)
-    largest = np.sqrt(np.finfo(dtype).max)
-    if not (np.isfinite(x).all() if x.dtype.kind == "f" else True):
-        raise InputError("the data contain NaN or infinite values: remove those rows first.")
-    check(
-        bool(np.isfinite(cov).all()) and cov.max() < largest,
-        f"the data are too large to square in {np.dtype(dtype)}: rescale them to a standard deviation near 1.",
-    )
+    if not cov.max() < np.sqrt(np.finfo(dtype).max):  # false for NaN too
+        check(np.isfinite(x).all(), "the data contain NaN or infinite values: remove those rows first.")
+        raise InputError(f"the data are too large to square in {np.dtype(dtype)}: rescale them to a deviation near 1.")
     variances, vectors = np.linalg.eigh(cov)
     variances, vectors = np.maximum(variances[::-1], 0) + noise_variance, vectors[:, ::-1]
     constant = np.finfo(np.float64).eps * float(np.abs(mean).max(initial=0)) ** 2

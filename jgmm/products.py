@@ -5,6 +5,8 @@ images err by tenths of a nat and second moments turn indefinite. Here the defau
 the dtype; `with jax.default_matmul_precision("high"):` around a call (or its tracing) lowers it.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -14,8 +16,8 @@ BLOCK = 8
 
 def matmul(a: Array, b: Array) -> Array:
     """a @ b in the precision of the surrounding `jax.default_matmul_precision`, by default the highest."""
-    chosen = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]  # made at run time by JAX
-    return jnp.matmul(a, b, precision=chosen or "highest")
+    config: Any = jax.config  # its options are attributes made at run time
+    return jnp.matmul(a, b, precision=config.jax_default_matmul_precision or "highest")
 
 
 def grouped_matvec(

@@ -1,7 +1,8 @@
 """An interrupted fit on disk: everything `--resume` goes on from, in RUN/progress.
 
     options.json      the options of the run
-    rotation/         the fitted PCA and its spectrum
+    rotation/         the fitted PCA
+    spectrum.json     its spectrum, written once rotation/ is whole
     state/ITERATION/  the EM state, the last one kept
 
 Orbax writes a folder under a temporary name and renames it when it is complete, so that a process killed at any
@@ -16,14 +17,20 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jgmm.checkpoint import PROGRESS, load_arrays, on_default_device, save_arrays, write_json
+from jgmm.checkpoint import (
+    PROGRESS,
+    load_arrays,
+    on_default_device,
+    save_arrays,
+    write_json,
+    zero_gmm,
+    zero_pca,
+)
 from jgmm.em import EMState
 from jgmm.mixture import GMM
 from jgmm.pca import PCA, Spectrum
-from jgmm.tables import COVARIANCES
 
 # Saving may take this share of the time of a fit.
 SHARE = 0.05
@@ -57,10 +64,8 @@ class Progress:
         report = json.loads(path.read_text())
         m, p = report.pop("shape")
         spectrum = Spectrum(**(report | {"variances": np.array(report["variances"])}))
-        blank = jax.eval_shape(
-            lambda: PCA(jnp.zeros(p, dtype), jnp.zeros((m, p), dtype), jnp.zeros(m, dtype), spectrum.n_codes)
-        )
-        return load_arrays(self.folder / "rotation", blank), spectrum
+        target = jax.eval_shape(lambda: zero_pca(m, p, spectrum.n_codes, dtype))
+        return load_arrays(self.folder / "rotation", target), spectrum
 
     def save(self, state: EMState) -> None:
         """Keep the state, unless the last save is so recent that saving would take more than its SHARE of the time."""
@@ -86,22 +91,16 @@ class Progress:
             return None
         restore = ocp.args.Composite(numbers=ocp.args.JsonRestore())
         numbers = self.manager.restore(step, args=restore)["numbers"]
-        gmm = jax.eval_shape(
-            lambda: GMM(jnp.zeros(k, dtype), jnp.zeros((k, d), dtype), COVARIANCES[covariance_type](k, d, dtype))
-        )
+        gmm = jax.eval_shape(lambda: zero_gmm(k, d, covariance_type, dtype))
         target = on_default_device({"gmm": gmm} | ({"best": gmm} if numbers["best"] else {}))
         arrays = self.manager.restore(step, args=ocp.args.Composite(arrays=ocp.args.StandardRestore(target)))
         arrays = arrays["arrays"]
         best = _state(arrays["best"], numbers["best"]) if numbers["best"] else None
         return replace(_state(arrays["gmm"], numbers), best=best)
 
-    def close(self) -> None:
-        """Wait for what is being written."""
-        self.manager.close()
-
     def remove(self) -> None:
         """The fit is finished: forget how it got there."""
-        self.close()
+        self.manager.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
 

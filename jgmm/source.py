@@ -108,7 +108,6 @@ def pixel_moments(params: Source) -> tuple[Float[Array, "..."], Float[Array, "..
     """
     gmm, rotation = params.gmm, params.rotation
     weights = jnp.exp(gmm.log_weights)
-    weights = weights / weights.sum()
     m = rotation.decode(gmm.means, jnp.zeros((gmm.k, rotation.n_residual), gmm.means.dtype))
     mean = matmul(weights, m)
     spread = rotation.image_variance(gmm.covariance) + (m - mean[None]) ** 2
@@ -149,9 +148,8 @@ def sampled_moments(params: Source, key: PRNGKeyArray, n: int, batch_size: int) 
         f"expected n-stat-samples ≥ 2 and batch-size ≥ 1, got {n} and {batch_size}.",
     )
     total, squares = np.zeros(params.shape), np.zeros(params.shape)
-    draw = jax.jit(sample, static_argnames="n")
     for i, start in enumerate(range(0, n, batch_size)):
-        x = np.asarray(draw(jax.random.fold_in(key, i), params, min(batch_size, n - start)), np.float64)
+        x = np.asarray(sample(jax.random.fold_in(key, i), params, min(batch_size, n - start)), np.float64)
         total += x.sum(axis=0)
         squares += (x**2).sum(axis=0)
     mean = total / n

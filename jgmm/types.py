@@ -16,8 +16,8 @@ def pytree(cls: type[T]) -> type[T]:
     A field declared with `dataclasses.field(metadata={"static": True})` is part of the tree's structure. JAX rebuilds
     trees with placeholders for leaves, so rebuilding does not pass through `__init__`.
     """
-    made = dataclasses.dataclass(frozen=True)(cls)
-    fields = dataclasses.fields(made)  # type: ignore[arg-type]
+    made: Any = dataclasses.dataclass(frozen=True)(cls)
+    fields = dataclasses.fields(made)
     data = [f.name for f in fields if not f.metadata.get("static")]
     static = [f.name for f in fields if f.metadata.get("static")]
 

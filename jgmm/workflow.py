@@ -1,9 +1,8 @@
-"""The road from options to a run folder: data, rotation, EM, normalisation, evaluation, checkpoint, pictures."""
+"""The road from options to a run folder: data, rotation, EM, normalisation, checkpoint."""
 
 import json
-import os
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,105 +11,61 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jgmm import bits, checkpoint, em, figures, pca, source
+from jgmm import bits, checkpoint, em, pca, source
 from jgmm.checks import InputError, check
 from jgmm.covariance.base import Prior
-from jgmm.data import Images, arrays, load, to_features
+from jgmm.data import Images, to_features
 from jgmm.data.images import CELL_VARIANCE, STEP
 from jgmm.em import EMState
+from jgmm.inputs import Data, check_data, check_free, prepare
 from jgmm.options import Options
-from jgmm.pca import PCA, Identity, Rotation, Spectrum
+from jgmm.pca import Identity, Rotation, Spectrum
 from jgmm.progress import Progress
-from jgmm.report import CompileClock, Report, peak_memory_gib
+from jgmm.report import CompileClock, Report
 from jgmm.source import Source
+from jgmm.summary import draw_pictures, show, summarise
 from jgmm.tables import COVARIANCES
 
 OPTIONS = "options.json"
 METRICS = "metrics.jsonl"
 # Streams of random numbers, folded into the seed.
-EM_KEY, DEQUANTISATION_KEY, STATISTICS_KEY, PICTURE_KEY, TRAINING_NOISE_KEY = range(5)
-SHOWN = 100
-
-
-@dataclass(frozen=True)
-class Data:
-    """The images of a run: those it is fitted to, and those kept out."""
-
-    train: Images
-    held_out: Images | None
-    sha256: str
+EM, TRAINING_NOISE, STATISTICS, SUMMARY = range(4)
 
 
 def run(options: Options) -> None:
-    """Fit as the options say and write the run folder. Raises InputError for bad input, before anything is written."""
+    """Fit as the options say and write the run folder.
+
+    Raises InputError for bad input, and then leaves nothing behind; once a fit is done nothing takes it back.
+    """
     clock, begun = CompileClock(), time.perf_counter()
     folder = options.run_folder
     if not options.resume:
-        _check_free(folder)
+        check_free(folder)
     key = jax.random.key(options.seed)
     data = prepare(options)
     start = checkpoint.load(options.init_from) if options.init_from else None
-    _check_start(options, data, start)
+    check_data(options, data, start)
 
     progress = _open(folder, options)
     try:
-        _fit_and_write(options, key, data, start, progress, clock, begun)
+        rotation, spectrum = _rotation(options, data.train, start, progress)
+        noise = jax.random.fold_in(key, TRAINING_NOISE) if options.dequantize else None
+        codes, offset = encode(rotation, data.train.pixels, options.dtype, noise)
+        state, report = _fit(key, options, codes, offset, rotation, start, progress, clock)
     except InputError:
         if not options.resume:
             _withdraw(folder, progress)
         raise
-
-
-def _fit_and_write(
-    options: Options,
-    key: PRNGKeyArray,
-    data: Data,
-    start: Source | None,
-    progress: Progress,
-    clock: CompileClock,
-    begun: float,
-) -> None:
-    folder = options.run_folder
-    rotation, spectrum = _rotation(options, data.train, start, progress)
-    noise = jax.random.fold_in(key, TRAINING_NOISE_KEY) if options.dequantize else None
-    codes, offset = encode(rotation, data.train.pixels, options.dtype, noise)
-    state, report = _fit(key, options, codes, offset, rotation, start, progress, clock)
     history = [objective + offset for objective in state.history]
 
     params = _normalised(key, options, Source(state.gmm, rotation, *_no_norm(data.train), data.train.shape))
-    summary = summarise(key, params, data, state, report.seconds, clock)
+    summary_key = jax.random.fold_in(key, SUMMARY)
+    summary = summarise(summary_key, params, data, state, report.seconds, clock)
     summary["command_seconds"] = round(time.perf_counter() - begun, 3)
-    pictures = draw_pictures(folder, key, params, data.train, spectrum, history, state.converged)
-    _finish(folder, options, data, params, history, summary, spectrum)
+    pictures = draw_pictures(folder, summary_key, params, data.train, spectrum, history, state.converged)
+    checkpoint.save(folder, params, _info(options, data, history, summary, spectrum))
     progress.remove()
-    _print(summary, folder, pictures)
-
-
-def _withdraw(folder: Path, progress: Progress) -> None:
-    """Take back what a fit that was refused half-way has written."""
-    progress.remove()
-    (folder / METRICS).unlink(missing_ok=True)
-    if not any(folder.iterdir()):
-        folder.rmdir()
-
-
-def prepare(options: Options) -> Data:
-    """Load, hold out, mirror. Raises InputError for data that cannot be fitted."""
-    images = arrays.load(options.data) if options.data else load(options.dataset, options.data_dir)
-    print(f"{images.name}: {len(images):,} examples of {images.shape} {images.pixels.dtype} from {images.location}")
-    order = np.random.default_rng(options.seed).permutation(len(images))
-    n_held_out = round(options.holdout * len(images))
-    check(
-        options.holdout == 0 or n_held_out > 0,
-        f"--holdout {options.holdout} of {len(images)} examples is none.",
-    )
-    train = images.take(np.sort(order[n_held_out:])) if n_held_out else images
-    held_out = images.take(np.sort(order[:n_held_out])) if n_held_out else None
-    check(
-        len(train) >= options.k,
-        f"{len(train)} examples are too few for --k {options.k}: lower k or bring more data.",
-    )
-    return Data(train.with_mirror_images() if options.augmentation else train, held_out, images.sha256)
+    show(summary, folder, pictures)
 
 
 def encode(
@@ -132,59 +87,6 @@ def encode(
         log_residual += np.asarray(log_r, np.float64)[:n].sum()
     offset = log_residual / len(pixels) + float(rotation.log_det()) if rotation.has_density else 0.0
     return jnp.asarray(codes), offset
-
-
-def summarise(
-    key: Array, params: Source, data: Data, state: EMState, seconds: list[float], clock: CompileClock
-) -> dict[str, Any]:
-    """The figures of the exit summary."""
-    counts = np.asarray(state.counts)
-    summary: dict[str, Any] = {
-        "iterations": len(state.history),
-        "converged": state.converged,
-        "revived": state.revived,
-        "smallest_component": float(counts.min()),
-    }
-    if params.rotation.has_density:
-        noise = jax.random.fold_in(key, DEQUANTISATION_KEY)
-        parts = {"train": data.train.pixels} | ({"held_out": data.held_out.pixels} if data.held_out else {})
-        for part, pixels in parts.items():
-            summary[f"log_likelihood_{part}"] = bits.mean_log_prob(params, pixels)
-            if data.train.is_8_bit:
-                summary[f"bits_per_dim_{part}"] = bits.bits_per_dim(noise, params, pixels)
-    else:
-        summary["log_likelihood_of_codes"] = state.log_likelihoods[-1]  # before the last M-step
-    return summary | {
-        "seconds_per_iteration": float(np.median(seconds)) if seconds else None,
-        "compile_seconds": clock.seconds,
-        "peak_memory_gib": peak_memory_gib(),
-    }
-
-
-def draw_pictures(
-    folder: Path,
-    key: Array,
-    params: Source,
-    train: Images,
-    spectrum: Spectrum | None,
-    history: list[float],
-    converged: bool,
-) -> list[Path]:
-    """The pictures of a run, in its folder."""
-    gmm, rotation = params.gmm, params.rotation
-    means = rotation.decode(gmm.means, jnp.zeros((gmm.k, rotation.n_residual), gmm.means.dtype))
-    x0 = source.sample(jax.random.fold_in(key, PICTURE_KEY), params, SHOWN)
-    pixels = np.asarray(x0 * params.std[None] + params.mean[None])
-    chosen = np.random.default_rng(0).choice(len(train), min(SHOWN, len(train)), replace=False)
-    shown = to_features(train.pixels[chosen]).reshape(-1, *train.shape)
-    paths = [folder / f"{name}.png" for name in ("means", "samples", "likelihood", "spectrum")]
-    figures.component_means(paths[0], np.asarray(means).reshape(-1, *train.shape), np.exp(gmm.log_weights))
-    figures.samples_beside_data(paths[1], pixels, shown)
-    figures.likelihood(paths[2], history, converged)
-    if spectrum is None:
-        return paths[:3]
-    figures.spectrum(paths[3], spectrum.variances, spectrum.n_codes)
-    return paths
 
 
 def interrupted_options(folder: Path) -> Options:
@@ -218,9 +120,8 @@ def _fit(
     progress: Progress,
     clock: CompileClock,
 ) -> tuple[EMState, Report]:
-    # The prior is centred on the variance of the data: 1 for whitened codes.
-    scale = 1.0 if isinstance(rotation, PCA) else float(codes.var(axis=0).mean())
-    prior = Prior(options.prior_strength, scale, options.reg_covar)
+    # The prior is centred on the variance of the data, which is 1 for whitened codes.
+    prior = Prior(options.prior_strength, float(codes.var(axis=0).mean()), options.reg_covar)
     family = COVARIANCES.canonical(options.covariance_type)
     first = None
     if start is not None:
@@ -237,7 +138,7 @@ def _fit(
         progress.save(state)
 
     state = em.fit(
-        jax.random.fold_in(key, EM_KEY),
+        jax.random.fold_in(key, EM),
         codes,
         k=options.k,
         covariance_type=family,
@@ -294,7 +195,7 @@ def _rotation(
 
 def _normalised(key: Array, options: Options, params: Source) -> Source:
     n = options.n_stat_samples
-    samples = (jax.random.fold_in(key, STATISTICS_KEY), n, options.batch_size) if n else None
+    samples = (jax.random.fold_in(key, STATISTICS), n, options.batch_size) if n else None
     return source.normalize(params, options.normalize, samples=samples)
 
 
@@ -303,18 +204,12 @@ def _no_norm(train: Images) -> tuple[Array, Array]:
     return jnp.zeros_like(ones), ones
 
 
-def _finish(
-    folder: Path,
-    options: Options,
-    data: Data,
-    params: Source,
-    history: list[float],
-    summary: dict[str, Any],
-    spectrum: Spectrum | None,
-) -> None:
+def _info(
+    options: Options, data: Data, history: list[float], summary: dict[str, Any], spectrum: Spectrum | None
+) -> dict[str, Any]:
     images = data.train
     found = {} if spectrum is None else {"rank": spectrum.rank, "explained": spectrum.explained}
-    info = {
+    return {
         "options": options.to_json(),
         "seed": options.seed,
         "data": {
@@ -330,58 +225,6 @@ def _finish(
         "summary": summary,
         "history": history,
     }
-    checkpoint.save(folder, params, info)
-
-
-def _check_free(folder: Path) -> None:
-    check(
-        not (folder / checkpoint.CONFIG).exists(),
-        f"{folder} already holds a run: choose another --out, or delete it first.",
-    )
-    check(
-        not (folder / checkpoint.PROGRESS).exists(),
-        f"{folder} holds an interrupted fit: go on with --resume, choose another --out, or delete it first.",
-    )
-    existing = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
-    check(existing.is_dir(), f"cannot write to {folder}: {existing} is not a folder.")
-    check(os.access(existing, os.W_OK | os.X_OK), f"cannot write to {folder}: {existing} is not writable.")
-
-
-def _check_start(options: Options, data: Data, start: Source | None) -> None:
-    d = int(np.prod(data.train.shape))
-    n = options.n_components
-    check(
-        not options.dequantize or data.train.is_8_bit,
-        f"--dequantize is for 8-bit images, the data are {data.train.pixels.dtype}.",
-    )
-    bound = min(len(data.train), d)
-    check(n is None or n <= bound, f"--n-pca must be at most min(N, D) = {bound}, got {n}.")
-    check(
-        _varies(data.train.pixels),
-        "the data are constant: every example is the same, there is nothing to fit.",
-    )
-    if start is None:
-        return
-    check(
-        start.gmm.k == options.k,
-        f"--init-from holds {start.gmm.k} components, --k asks for {options.k}: pass --k {start.gmm.k}.",
-    )
-    check(
-        start.shape == data.train.shape,
-        f"--init-from models examples of shape {start.shape}, the data have {data.train.shape}.",
-    )
-    check(
-        str(start.gmm.means.dtype) == options.dtype,
-        f"--init-from was computed in {start.gmm.means.dtype}: pass --dtype {start.gmm.means.dtype}.",
-    )
-    check(
-        options.n_pca == "all",
-        "--init-from brings the principal components of its own run: leave --n-pca out.",
-    )
-
-
-def _varies(pixels: np.ndarray) -> bool:
-    return bool((pixels != pixels[0]).any())
 
 
 def _open(folder: Path, options: Options) -> Progress:
@@ -393,25 +236,9 @@ def _open(folder: Path, options: Options) -> Progress:
     return progress
 
 
-def _print(summary: dict[str, Any], folder: Path, pictures: list[Path]) -> None:
-    names = {
-        "log_likelihood_train": "mean log-likelihood, training images",
-        "log_likelihood_held_out": "mean log-likelihood, images kept out",
-        "log_likelihood_of_codes": "mean log-likelihood of the codes",
-        "bits_per_dim_train": "bits per dimension, training images with uniform noise",
-        "bits_per_dim_held_out": "bits per dimension, images kept out with uniform noise",
-    }
-    state = "converged" if summary["converged"] else "NOT converged: raise --max-iter or --tol"
-    print(f"\n{summary['iterations']} iterations, {state}")
-    for name, words in names.items():
-        if name in summary:
-            unit = "" if name.startswith("bits") else " nats an image"
-            print(f"{words}: {summary[name]:.4f}{unit}")
-    print(f"smallest component: {summary['smallest_component']:.1f} images")
-    if summary["seconds_per_iteration"] is not None:
-        print(
-            f"seconds per iteration: {summary['seconds_per_iteration']:.3f} (median), "
-            f"compiling: {summary['compile_seconds']:.1f} s, command: {summary['command_seconds']:.1f} s, "
-            f"peak memory: {summary['peak_memory_gib']:.2f} GiB"
-        )
-    print(f"run: {folder}\npictures: " + "  ".join(str(p) for p in pictures))
+def _withdraw(folder: Path, progress: Progress) -> None:
+    """Take back what a fit that was refused half-way has written."""
+    progress.remove()
+    (folder / METRICS).unlink(missing_ok=True)
+    if not any(folder.iterdir()):
+        folder.rmdir()

@@ -1,5 +1,7 @@
 """Eight CPU devices, shapes checked at every call, and no silent broadcasting of ranks."""
 
+import importlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,10 +14,7 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 with install_import_hook("jgmm", "beartype.beartype"):
-    import jgmm.bits
-    import jgmm.em
-    import jgmm.source
-    import jgmm.workflow  # noqa: F401
+    importlib.import_module("jgmm.workflow")  # and with it all that computes
 
 
 @pytest.fixture
@@ -34,8 +33,6 @@ def rng() -> np.random.Generator:
 @pytest.fixture(scope="session")
 def cifar_dir() -> Path:
     """The folder with the real CIFAR-10; the test is skipped where it is missing."""
-    import os
-
     places = [os.environ.get("JGMM_DATA"), Path(__file__).parents[2] / "shared" / "data"]
     for place in places:
         if place and (Path(place) / "cifar-10-batches-bin").is_dir():

@@ -1,11 +1,14 @@
 """Mixtures and data that several tests use."""
 
+import warnings
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from scipy.stats import multivariate_normal
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.mixture import GaussianMixture
 
 from jgmm.covariance.base import Prior
 from jgmm.mixture import GMM
@@ -50,3 +53,30 @@ def log_joint_by_scipy(gmm: GMM, z: np.ndarray) -> np.ndarray:
         for m, c in zip(gmm.means, dense(gmm), strict=True)
     ]
     return np.asarray(gmm.log_weights) + np.stack(parts, axis=-1)
+
+
+# How scikit-learn shapes the covariances [K, D, D] of each of its four types.
+SKLEARN = {
+    "full": lambda c: c,
+    "tied": lambda c: c[0],
+    "diag": lambda c: np.diagonal(c, axis1=1, axis2=2),
+    "spherical": lambda c: c[:, 0, 0],
+}
+
+
+def fit_by_sklearn(start: GMM, family: str, x: np.ndarray, iterations: int, **options) -> GaussianMixture:
+    """scikit-learn's mixture after so many iterations from the same start."""
+    weights = np.exp(start.log_weights)
+    model = GaussianMixture(
+        start.k,
+        covariance_type=family,
+        weights_init=weights / weights.sum(),
+        means_init=np.asarray(start.means),
+        precisions_init=SKLEARN[family](np.linalg.inv(dense(start))),
+        max_iter=iterations,
+        tol=0,
+        **options,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # tol=0: it never says it has converged
+        return model.fit(x)

@@ -85,6 +85,7 @@ def _flip(path):
         (lambda p: (p / "config.json").unlink(), "half-written.*--resume"),
         (lambda p: __import__("shutil").rmtree(p / "params"), "damaged"),
         (_empty_arrays, "damaged"),
+        (lambda p: (p / "config.json").write_text('{"kind": "jgmm.source", "format": 1}'), "a part of it is missing"),
         (_truncate, "damaged"),
         (_flip, "damaged"),
         (lambda p: _edit(p, source=json.loads((p / "config.json").read_text())["source"] | {"k": 4}), "damaged"),

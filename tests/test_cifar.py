@@ -4,9 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import dense
-from sklearn.mixture import GaussianMixture
-from test_em import SKLEARN
+from helpers import SKLEARN, dense, fit_by_sklearn
 
 import jgmm
 from jgmm import em, mixture, pca, source
@@ -37,17 +35,7 @@ def test_parity_with_scikit_learn_in_64_dimensions(family, rotation, pixels):
     x = codes(rotation, pixels[:5000], 64, np.float64)
     start = em.fit(jax.random.key(0), jnp.asarray(x), k=10, covariance_type=family, max_iter=1).gmm
     shape = SKLEARN[family]
-    theirs = GaussianMixture(
-        10,
-        covariance_type=family,
-        weights_init=np.exp(start.log_weights),
-        means_init=np.asarray(start.means),
-        precisions_init=shape(np.linalg.inv(dense(start))),
-        max_iter=20,
-        tol=0,
-    )
-    with pytest.warns(Warning, match="did not converge"):
-        theirs.fit(x)
+    theirs = fit_by_sklearn(start, family, x, 20)
     ours = em.fit(jax.random.key(0), jnp.asarray(x), k=10, start=start, max_iter=20, tol=0.0).gmm
     for a, b in (
         (np.exp(ours.log_weights), theirs.weights_),

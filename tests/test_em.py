@@ -6,10 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import dense, random_mixture
+from helpers import SKLEARN, dense, fit_by_sklearn, random_mixture
 from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
-from sklearn.mixture import GaussianMixture
 
 from jgmm import em, mixture
 from jgmm.checks import InputError
@@ -18,12 +17,6 @@ from jgmm.exact import ExactSum
 from jgmm.tables import COVARIANCES, INITIALISERS
 
 families = pytest.mark.parametrize("family", COVARIANCES)
-SKLEARN = {
-    "full": lambda c: c,
-    "tied": lambda c: c[0],
-    "diag": lambda c: np.diagonal(c, axis1=1, axis2=2),
-    "spherical": lambda c: c[:, 0, 0],
-}
 
 
 @pytest.fixture(scope="module")
@@ -40,17 +33,7 @@ def fit(x, k=5, **options):
 def test_twenty_iterations_equal_those_of_scikit_learn(family, digits):
     start = fit(digits, covariance_type=family, max_iter=1).gmm
     shape = SKLEARN[family]
-    theirs = GaussianMixture(
-        5,
-        covariance_type=family,
-        weights_init=np.exp(start.log_weights),
-        means_init=np.asarray(start.means),
-        precisions_init=shape(np.linalg.inv(dense(start))),
-        max_iter=20,
-        tol=0.0,
-    )
-    with pytest.warns(Warning, match="did not converge"):
-        theirs.fit(digits)
+    theirs = fit_by_sklearn(start, family, digits, 20)
     ours = fit(digits, start=start, max_iter=20, tol=0.0, chunk_size=400)
     np.testing.assert_allclose(np.exp(ours.gmm.log_weights), theirs.weights_, rtol=1e-8)
     np.testing.assert_allclose(ours.gmm.means, theirs.means_, rtol=1e-7, atol=1e-9)

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import fit_by_sklearn
 from matplotlib.image import imread
-from sklearn.mixture import GaussianMixture
 
 import jgmm
 from jgmm import checkpoint, cli, fit, generate, source
@@ -103,18 +103,7 @@ def test_the_reference_names_and_maximum_likelihood_equal_scikit_learn(tmp_path)
     try:
         start = jgmm.load(tmp_path / "run").gmm
         x = to_features(load("digits").pixels, np.float64)
-        precisions = np.linalg.inv(np.asarray(start.covariance.dense()))
-        theirs = GaussianMixture(
-            3,
-            reg_covar=1e-3,
-            weights_init=np.exp(start.log_weights),
-            means_init=np.asarray(start.means),
-            precisions_init=precisions,
-            max_iter=4,
-            tol=0,
-        )
-        with pytest.warns(Warning, match="did not converge"):
-            theirs.fit(x)
+        theirs = fit_by_sklearn(start, "full", x, 4, reg_covar=1e-3)
         args[args.index(tmp_path / "run")] = tmp_path / "longer"
         assert run_fit(*args, 5) == 0
         jax.config.update("jax_enable_x64", True)
@@ -149,6 +138,24 @@ def test_projection_without_residual(tmp_path):
     summary = checkpoint.read_config(tmp_path / "run")["summary"]
     assert "log_likelihood_of_codes" in summary
     assert "bits_per_dim_train" not in summary
+
+
+def test_a_full_disk_loses_nothing(tmp_path, monkeypatch, capsys):
+    """The fit is done but cannot be saved: it stays resumable, and resuming ends as if nothing had happened."""
+    save_arrays = checkpoint.save_arrays
+
+    def full_disk(path, tree):
+        if path.name == "params":
+            raise OSError(28, "No space left on device")
+        save_arrays(path, tree)
+
+    monkeypatch.setattr(checkpoint, "save_arrays", full_disk)
+    assert "No space left" in refused(capsys, *SMALL, "--out", tmp_path / "run")
+    monkeypatch.undo()
+    assert run_fit("--out", tmp_path / "run", "--resume") == 0
+    assert run_fit(*SMALL, "--out", tmp_path / "whole") == 0
+    for a, b in zip(*(jax.tree.leaves(jgmm.load(tmp_path / n)) for n in ("run", "whole")), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_generate(digits_run, tmp_path, capsys):

@@ -15,8 +15,8 @@ FLOORS = [
     {"mixture", "pca"},
     {"init", "em", "figures"},
     {"source", "checkpoint", "bits", "options", "cli"},
-    {"progress", "report"},
-    {"workflow"},
+    {"progress", "report", "inputs"},
+    {"summary", "workflow"},
     {"fit", "generate"},
 ]
 FLOOR = {name: i for i, names in enumerate(FLOORS) for name in names}

@@ -68,17 +68,13 @@ def _read_tar(archive: Path) -> tuple[np.ndarray, np.ndarray]:
             for member in tar:
                 name = Path(member.name).name
                 if member.isfile() and name in names:
-                    content[name] = _member(tar, member).read()
+                    content[name] = (tar.extractfile(member) or io.BytesIO()).read()
     except (tarfile.TarError, EOFError, OSError) as error:
         size = archive.stat().st_size
         raise InputError(f"{archive} ({size:,} bytes) is truncated or damaged: {error}. Download it again.") from error
     for name in names:
         check(name in content, f"{archive} holds no {name}: it is not the official CIFAR-10 archive.")
     return _join(parse(archive / name, content[name]) for name in names)
-
-
-def _member(tar: tarfile.TarFile, member: tarfile.TarInfo) -> Any:
-    return tar.extractfile(member) or io.BytesIO()
 
 
 def _bytes(path: Path) -> bytes:

@@ -3,6 +3,7 @@
 A prepared array_record copy is read without TensorFlow; preparing it needs TensorFlow (its image encoder).
 """
 
+import importlib.util
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from jgmm.checks import InputError
+from jgmm.checks import InputError, check
 
 REMEDIES = """CIFAR-10 was not found{place}. Three remedies:
   1. download cifar-10-binary.tar.gz or cifar-10-python.tar.gz from https://www.cs.toronto.edu/~kriz/cifar.html
@@ -56,10 +57,7 @@ def _examples(tfds: Any, builder: Any, remedies: str) -> Iterable[dict[str, Any]
 
 
 def _need_tensorflow(purpose: str, remedies: str) -> None:
-    try:
-        import tensorflow  # noqa: F401
-    except ImportError as error:
-        raise InputError(f"{remedies}\n({purpose} needs TensorFlow: {error})") from error
+    check(importlib.util.find_spec("tensorflow"), f"{remedies}\n({purpose} needs TensorFlow, which is not installed)")
 
 
 def _read(examples: Iterable[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,90 @@
+"""The door of a fit: the data it is given, and what is refused before anything is written."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from jgmm import checkpoint
+from jgmm.checks import check
+from jgmm.data import Images, arrays, load
+from jgmm.options import Options
+from jgmm.source import Source
+
+
+@dataclass(frozen=True)
+class Data:
+    """The images of a run: those it is fitted to, and those kept out."""
+
+    train: Images
+    held_out: Images | None
+    sha256: str
+
+
+def prepare(options: Options) -> Data:
+    """Load, hold out, mirror. Raises InputError for data that cannot be fitted."""
+    images = arrays.load(options.data) if options.data else load(options.dataset, options.data_dir)
+    print(f"{images.name}: {len(images):,} examples of {images.shape} {images.pixels.dtype} from {images.location}")
+    order = np.random.default_rng(options.seed).permutation(len(images))
+    n_held_out = round(options.holdout * len(images))
+    check(
+        options.holdout == 0 or n_held_out > 0,
+        f"--holdout {options.holdout} of {len(images)} examples is none.",
+    )
+    train = images.take(np.sort(order[n_held_out:])) if n_held_out else images
+    held_out = images.take(np.sort(order[:n_held_out])) if n_held_out else None
+    check(
+        len(train) >= options.k,
+        f"{len(train)} examples are too few for --k {options.k}: lower k or bring more data.",
+    )
+    return Data(train.with_mirror_images() if options.augmentation else train, held_out, images.sha256)
+
+
+def check_free(folder: Path) -> None:
+    """Raise InputError unless a new run can be written to the folder."""
+    check(
+        not (folder / checkpoint.CONFIG).exists(),
+        f"{folder} already holds a run: choose another --out, or delete it first.",
+    )
+    check(
+        not (folder / checkpoint.PROGRESS).exists(),
+        f"{folder} holds an interrupted fit: go on with --resume, choose another --out, or delete it first.",
+    )
+    existing = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
+    check(existing.is_dir(), f"cannot write to {folder}: {existing} is not a folder.")
+    check(os.access(existing, os.W_OK | os.X_OK), f"cannot write to {folder}: {existing} is not writable.")
+
+
+def check_data(options: Options, data: Data, start: Source | None) -> None:
+    """Raise InputError for options that do not fit the data, or the run that EM is to start from."""
+    d = int(np.prod(data.train.shape))
+    n = options.n_components
+    check(
+        not options.dequantize or data.train.is_8_bit,
+        f"--dequantize is for 8-bit images, the data are {data.train.pixels.dtype}.",
+    )
+    bound = min(len(data.train), d)
+    check(n is None or n <= bound, f"--n-pca must be at most min(N, D) = {bound}, got {n}.")
+    check(
+        bool((data.train.pixels != data.train.pixels[0]).any()),
+        "the data are constant: every example is the same, there is nothing to fit.",
+    )
+    if start is None:
+        return
+    check(
+        start.gmm.k == options.k,
+        f"--init-from holds {start.gmm.k} components, --k asks for {options.k}: pass --k {start.gmm.k}.",
+    )
+    check(
+        start.shape == data.train.shape,
+        f"--init-from models examples of shape {start.shape}, the data have {data.train.shape}.",
+    )
+    check(
+        str(start.gmm.means.dtype) == options.dtype,
+        f"--init-from was computed in {start.gmm.means.dtype}: pass --dtype {start.gmm.means.dtype}.",
+    )
+    check(
+        options.n_pca == "all",
+        "--init-from brings the principal components of its own run: leave --n-pca out.",
+    )

@@ -1,0 +1,99 @@
+"""What a finished fit says of itself: figures and pictures."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from jgmm import bits, figures, source
+from jgmm.data import Images, to_features
+from jgmm.em import EMState
+from jgmm.inputs import Data
+from jgmm.pca import Spectrum
+from jgmm.report import CompileClock, peak_memory_gib
+from jgmm.source import Source
+
+# Streams of random numbers, folded into the key of the summary.
+DEQUANTISATION, PICTURES = range(2)
+SHOWN = 100
+
+
+def summarise(
+    key: Array, params: Source, data: Data, state: EMState, seconds: list[float], clock: CompileClock
+) -> dict[str, Any]:
+    """The figures of the exit summary."""
+    counts = np.asarray(state.counts)
+    summary: dict[str, Any] = {
+        "iterations": len(state.history),
+        "converged": state.converged,
+        "revived": state.revived,
+        "smallest_component": float(counts.min()),
+    }
+    if params.rotation.has_density:
+        noise = jax.random.fold_in(key, DEQUANTISATION)
+        parts = {"train": data.train.pixels} | ({"held_out": data.held_out.pixels} if data.held_out else {})
+        for part, pixels in parts.items():
+            summary[f"log_likelihood_{part}"] = bits.mean_log_prob(params, pixels)
+            if data.train.is_8_bit:
+                summary[f"bits_per_dim_{part}"] = bits.bits_per_dim(noise, params, pixels)
+    else:
+        summary["log_likelihood_of_codes"] = state.log_likelihoods[-1]  # before the last M-step
+    return summary | {
+        "seconds_per_iteration": float(np.median(seconds)) if seconds else None,
+        "compile_seconds": clock.seconds,
+        "peak_memory_gib": peak_memory_gib(),
+    }
+
+
+def draw_pictures(
+    folder: Path,
+    key: Array,
+    params: Source,
+    train: Images,
+    spectrum: Spectrum | None,
+    history: list[float],
+    converged: bool,
+) -> list[Path]:
+    """The pictures of a run, in its folder."""
+    gmm, rotation = params.gmm, params.rotation
+    means = rotation.decode(gmm.means, jnp.zeros((gmm.k, rotation.n_residual), gmm.means.dtype))
+    x0 = source.sample(jax.random.fold_in(key, PICTURES), params, SHOWN)
+    pixels = np.asarray(x0 * params.std[None] + params.mean[None])
+    chosen = np.random.default_rng(0).choice(len(train), min(SHOWN, len(train)), replace=False)
+    shown = to_features(train.pixels[chosen]).reshape(-1, *train.shape)
+    paths = [folder / f"{name}.png" for name in ("means", "samples", "likelihood", "spectrum")]
+    figures.component_means(paths[0], np.asarray(means).reshape(-1, *train.shape), np.exp(gmm.log_weights))
+    figures.samples_beside_data(paths[1], pixels, shown)
+    figures.likelihood(paths[2], history, converged)
+    if spectrum is None:
+        return paths[:3]
+    figures.spectrum(paths[3], spectrum.variances, spectrum.n_codes)
+    return paths
+
+
+def show(summary: dict[str, Any], folder: Path, pictures: list[Path]) -> None:
+    """Print the exit summary and where the pictures are."""
+    names = {
+        "log_likelihood_train": "mean log-likelihood, training images",
+        "log_likelihood_held_out": "mean log-likelihood, images kept out",
+        "log_likelihood_of_codes": "mean log-likelihood of the codes",
+        "bits_per_dim_train": "bits per dimension, training images with uniform noise",
+        "bits_per_dim_held_out": "bits per dimension, images kept out with uniform noise",
+    }
+    state = "converged" if summary["converged"] else "NOT converged: raise --max-iter or --tol"
+    print(f"\n{summary['iterations']} iterations, {state}")
+    for name, words in names.items():
+        if name in summary:
+            unit = "" if name.startswith("bits") else " nats an image"
+            print(f"{words}: {summary[name]:.4f}{unit}")
+    print(f"smallest component: {summary['smallest_component']:.1f} images")
+    if summary["seconds_per_iteration"] is not None:
+        print(
+            f"seconds per iteration: {summary['seconds_per_iteration']:.3f} (median), "
+            f"compiling: {summary['compile_seconds']:.1f} s, command: {summary['command_seconds']:.1f} s, "
+            f"peak memory: {summary['peak_memory_gib']:.2f} GiB"
+        )
+    print(f"run: {folder}\npictures: " + "  ".join(str(p) for p in pictures))
