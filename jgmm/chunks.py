@@ -13,39 +13,50 @@ from jaxtyping import Array, Float
 # About this many elements a chunk: large enough for full-speed matrix products, small enough for the caches.
 ELEMENTS = 2**22
 
-# A pytree of arrays that adds, with all zeros for its zero.
+# A pytree of arrays; where sums are meant, one that adds, with all zeros for its zero.
 S = TypeVar("S", bound=Any)
 
 
 def _chunking(rows: Any, chunk_size: int | None) -> tuple[int, int, Callable[[Array | int], tuple[Array, Any]]]:
-    """Rows a chunk, number of chunks, and i -> (first row, the rows) of chunk i."""
+    """Rows a chunk, number of chunks, and i -> (first row, the rows) of chunk i. Chunks are as equal as can be."""
     leaf = jax.tree.leaves(rows)[0]
     n = leaf.shape[0]
-    c = min(chunk_size or max(2048, min(8192, ELEMENTS // leaf[0].size)), n)
+    n_chunks = -(-n // (chunk_size or max(2048, min(8192, ELEMENTS // leaf[0].size))))
+    c = -(-n // n_chunks)
 
     def take(i: Array | int) -> tuple[Array, Any]:
         start = jnp.minimum(i * c, n - c)
         return start, jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, start, c), rows)
 
-    return c, -(-n // c), take
+    return c, n_chunks, take
 
 
-def sum_chunks(f: Callable[[Any, Float[Array, " c"]], S], rows: Any, chunk_size: int | None = None) -> S:
-    """Σ over chunks of f(rows, weights): a row weighs one, or zero where an earlier chunk has counted it.
+def fold_chunks(
+    f: Callable[[S, Array, Any, Float[Array, " c"]], S], carry: S, rows: Any, chunk_size: int | None = None
+) -> S:
+    """f over the chunks: f(carry, first row, rows, weights).
 
-    `rows` is a pytree of arrays [n, ...]; the first leaf sets the dtype of the weights.
+    A row weighs one, or zero where an earlier chunk has had it. `rows` is a pytree of arrays [n, ...]; the first leaf
+    sets the dtype of the weights.
     """
     c, n_chunks, take = _chunking(rows, chunk_size)
     dtype = jax.tree.leaves(rows)[0].dtype
 
-    def chunk(i: Array | int) -> S:
+    def chunk(i: Array | int, carry: S) -> S:
         start, part = take(i)
-        return f(part, (start + jnp.arange(c) >= i * c).astype(dtype))
+        return f(carry, start, part, (start + jnp.arange(c) >= i * c).astype(dtype))
 
+    return chunk(0, carry) if n_chunks == 1 else jax.lax.fori_loop(0, n_chunks, chunk, carry)
+
+
+def sum_chunks(f: Callable[[Any, Float[Array, " c"]], S], rows: Any, chunk_size: int | None = None) -> S:
+    """Σ over chunks of f(rows, weights), with rows and weights as in `fold_chunks`."""
+    c, n_chunks, take = _chunking(rows, chunk_size)
+    weights = jnp.ones(c, jax.tree.leaves(rows)[0].dtype)
     if n_chunks == 1:
-        return chunk(0)
-    zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(chunk, 0))
-    return jax.lax.fori_loop(0, n_chunks, lambda i, total: total + chunk(i), zero)
+        return f(rows, weights)
+    zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(lambda: f(take(0)[1], weights)))
+    return fold_chunks(lambda total, _, part, weight: total + f(part, weight), zero, rows, chunk_size)
 
 
 def map_chunks(f: Callable[[Any], Any], rows: Any, chunk_size: int | None = None) -> Any:
@@ -54,11 +65,10 @@ def map_chunks(f: Callable[[Any], Any], rows: Any, chunk_size: int | None = None
     if n_chunks == 1:
         return f(rows)
     n = jax.tree.leaves(rows)[0].shape[0]
-
-    def chunk(i: Array | int, out: Any) -> Any:
-        start, part = take(i)
-        return jax.tree.map(lambda o, y: jax.lax.dynamic_update_slice_in_dim(o, y, start, 0), out, f(part))
-
     shapes = jax.eval_shape(lambda: f(take(0)[1]))
     empty = jax.tree.map(lambda s: jnp.zeros((n, *s.shape[1:]), s.dtype), shapes)
-    return jax.lax.fori_loop(0, n_chunks, chunk, empty)
+
+    def chunk(out: Any, start: Array, part: Any, _: Array) -> Any:
+        return jax.tree.map(lambda o, y: jax.lax.dynamic_update_slice_in_dim(o, y, start, 0), out, f(part))
+
+    return fold_chunks(chunk, empty, rows, chunk_size)

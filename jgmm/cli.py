@@ -5,8 +5,9 @@ import io
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import platformdirs
 import tyro
 
 from jgmm.checks import InputError
@@ -27,6 +28,17 @@ def parse(options: type[T], *, prog: str, args: Sequence[str] | None = None, def
         # The parser lays its message out as a box, drawn only where the terminal can: take the text out.
         texts = [line.strip("│╰╯ ") for line in printed.getvalue().splitlines() if not line.startswith("╭")]
         raise InputError(" ".join(text for text in texts if text.strip("─-"))) from None
+
+
+def compile_once() -> None:
+    """Keep compiled programs on disk, in $JAX_COMPILATION_CACHE_DIR or the user's cache folder, so that the next run of
+    the same shapes does not compile."""
+    import jax
+
+    config: Any = jax.config  # its options are attributes made at run time
+    if config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", platformdirs.user_cache_dir("jgmm"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 def run(main: Callable[[], None]) -> None:

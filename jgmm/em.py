@@ -11,63 +11,69 @@ the parameters, Σ_n log p(x_n) / N + log p(Σ) / N, up to a constant. EM never 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from jgmm.centred import first_moments
 from jgmm.checks import InputError, check
-from jgmm.chunks import map_chunks, sum_chunks
-from jgmm.covariance.base import Prior
+from jgmm.chunks import fold_chunks, map_chunks, sum_chunks
+from jgmm.covariance.base import Distances, Prior
 from jgmm.exact import ExactSum
 from jgmm.init import centres, nearest
 from jgmm.mixture import GMM, log_joint
+from jgmm.screening import carried_over, log_joint_of_relevant, negligible, no_bounds
+from jgmm.stats import Stats, collect
 from jgmm.tables import COVARIANCES
-from jgmm.types import pytree
 
+# About this many pairs (row, component) are taken at a time.
+PAIRS = 2**22
 # A component is dead when it explains less than this many rows.
 DEAD = 0.1
-
-
-@pytree
-class Stats:
-    """What the data say about a mixture.
-
-    Fields:
-        log_likelihood: Σ_n log p(x_n), nats.
-        counts: n_k = Σ_n r_nk.
-        first: Σ_n r_nk (x_n − μ_k).
-        second: Σ_n r_nk (x_n − μ_k)(x_n − μ_k)ᵀ in the shape of the covariance family.
-    """
-
-    log_likelihood: ExactSum
-    counts: Float[Array, " k"]
-    first: Float[Array, "k d"]
-    second: Array
-
-    def __add__(self, other: "Stats") -> "Stats":
-        return Stats(
-            self.log_likelihood + other.log_likelihood,
-            self.counts + other.counts,
-            self.first + other.first,
-            self.second + other.second,
-        )
 
 
 def e_step(gmm: GMM, x: Float[Array, "n d"], *, chunk_size: int | None = None) -> Stats:
     """The statistics of x under the responsibilities r_nk = p(k | x_n)."""
     joint = log_joint(gmm)
 
-    def chunk(rows: Float[Array, "c d"], weight: Float[Array, " c"]) -> Stats:
-        log_p = joint(rows)
-        log_likelihood = jax.nn.logsumexp(log_p, axis=1)
-        r = jnp.exp(log_p - log_likelihood[:, None]) * weight[:, None]
-        # A row of weight zero must not count even where its density is not finite.
-        return _stats(gmm, rows, r, jnp.where(weight > 0, log_likelihood, 0))
+    def chunk(part: Array, weight: Array) -> Stats:
+        log_p = map_chunks(joint, part)
+        return _weighed(gmm, part, weight, log_p, log_p)
 
-    return sum_chunks(chunk, x, chunk_size)
+    return sum_chunks(chunk, x, chunk_size or _rows(gmm))
+
+
+def _screened_e_step(
+    gmm: GMM, x: Array, distances: Distances, bounds: Array, chunk_size: int | None
+) -> tuple[Stats, Array]:
+    """`e_step` without the pairs that do not matter, and the bounds, sharpened."""
+
+    def chunk(carry: tuple[Stats, Array], start: Array, part: Array, weight: Array) -> tuple[Stats, Array]:
+        total, bounds = carry
+        known = jax.lax.dynamic_slice_in_dim(bounds, start, part.shape[0], axis=1)
+        log_p, upper, known = log_joint_of_relevant(gmm, distances, part, known)
+        bounds = jax.lax.dynamic_update_slice_in_dim(bounds, known, start, axis=1)
+        return total + _weighed(gmm, part, weight, log_p, upper), bounds
+
+    zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(lambda: e_step(gmm, x)))
+    return fold_chunks(chunk, (zero, bounds), x, chunk_size or _rows(gmm))
+
+
+def _weighed(gmm: GMM, x: Array, weight: Array, log_p: Array, upper: Array) -> Stats:
+    """The statistics of rows with weights one or zero, given log-joint densities and upper bounds on them."""
+    log_likelihood = jax.nn.logsumexp(log_p, axis=1)
+    r = jnp.exp(log_p - log_likelihood[:, None])
+    kept = (r > negligible(gmm.k, r.dtype)) & (weight > 0)[:, None]
+    # A row of weight zero must not count even where its density is not finite.
+    lost = jnp.where(kept | (weight == 0)[:, None], 0, jnp.exp(upper - log_likelihood[:, None]))
+    return collect(gmm, x, jnp.where(kept, r, 0), jnp.where(weight > 0, log_likelihood, 0), lost.sum())
+
+
+def _rows(gmm: GMM) -> int:
+    """Rows taken at a time where none are asked for: as many as fill the tiles of `jgmm.pairs`."""
+    return max(2048, PAIRS // gmm.k)
 
 
 def m_step(gmm: GMM, stats: Stats, prior: Prior) -> GMM:
@@ -86,14 +92,39 @@ def log_prior(gmm: GMM, prior: Prior) -> Float[Array, ""]:
     return -0.5 * prior.strength * penalty.sum()
 
 
+class Step(NamedTuple):
+    """An iteration: the new mixture, its bounds (`jgmm.screening`), and what was seen under the old one."""
+
+    gmm: GMM
+    bounds: Float[Array, "k n"] | None
+    log_likelihood: ExactSum
+    log_prior: Float[Array, ""]
+    counts: Float[Array, " k"]
+    pairs: Float[Array, ""]
+    dropped: Float[Array, ""]
+
+
 @partial(jax.jit, static_argnames=("chunk_size", "with_prior"))
 def em_step(
-    gmm: GMM, x: Float[Array, "n d"], prior: Prior, *, chunk_size: int | None = None, with_prior: bool = True
-) -> tuple[GMM, tuple[ExactSum, Float[Array, ""], Float[Array, " k"]]]:
-    """One iteration: the new mixture, and the log-likelihood, log-prior and counts under the old one."""
-    stats = e_step(gmm, x, chunk_size=chunk_size)
+    gmm: GMM,
+    x: Float[Array, "n d"],
+    prior: Prior,
+    bounds: Float[Array, "k n"] | None = None,
+    *,
+    chunk_size: int | None = None,
+    with_prior: bool = True,
+) -> Step:
+    """One iteration. `bounds` are those that the last one returned, or `screening.no_bounds`."""
+    if bounds is None:
+        stats = e_step(gmm, x, chunk_size=chunk_size)
+        new = m_step(gmm, stats, prior)
+    else:
+        distances = gmm.covariance.distances(gmm.means)
+        stats, bounds = _screened_e_step(gmm, x, distances, bounds, chunk_size)
+        new = m_step(gmm, stats, prior)
+        bounds = carried_over(bounds, distances, new)
     penalty = log_prior(gmm, prior) if with_prior else jnp.zeros((), x.dtype)
-    return m_step(gmm, stats, prior), (stats.log_likelihood, penalty, stats.counts)
+    return Step(new, bounds, stats.log_likelihood, penalty, stats.counts, stats.pairs, stats.dropped)
 
 
 def from_labels(
@@ -103,9 +134,9 @@ def from_labels(
 
     def chunk(rows: tuple[Array, Array], weight: Array) -> Stats:
         r = jax.nn.one_hot(rows[1], gmm.k, dtype=x.dtype) * weight[:, None]
-        return _stats(gmm, rows[0], r, jnp.zeros_like(weight))
+        return collect(gmm, rows[0], r, jnp.zeros_like(weight), jnp.zeros((), x.dtype))
 
-    return m_step(gmm, sum_chunks(chunk, (x, labels), chunk_size), prior)
+    return m_step(gmm, sum_chunks(chunk, (x, labels), chunk_size or _rows(gmm)), prior)
 
 
 @partial(jax.jit, static_argnames=("covariance_type", "chunk_size"))
@@ -120,7 +151,9 @@ def from_centres(
 ) -> GMM:
     """A mixture from k centres: every row goes to the nearest, and one M-step follows."""
     k, d = means.shape
-    blank = GMM(jnp.zeros(k, x.dtype), means, COVARIANCES[covariance_type](k, d, x.dtype))
+    # Behind the barrier XLA does not try to do at compile time what depends on the identity alone.
+    identity = jax.lax.optimization_barrier(COVARIANCES[covariance_type](k, d, x.dtype))
+    blank = GMM(jnp.zeros(k, x.dtype), means, identity)
     return from_labels(blank, x, nearest(x, means, metric)[0], prior, chunk_size=chunk_size)
 
 
@@ -133,10 +166,10 @@ def in_family(
     target = replace(gmm, covariance=COVARIANCES[covariance_type](gmm.k, gmm.d, x.dtype))
 
     def chunk(rows: Array, weight: Array) -> Stats:
-        r = jax.nn.softmax(joint(rows), axis=1) * weight[:, None]
-        return _stats(target, rows, r, jnp.zeros_like(weight))
+        r = jax.nn.softmax(map_chunks(joint, rows), axis=1) * weight[:, None]
+        return collect(target, rows, r, jnp.zeros_like(weight), jnp.zeros((), x.dtype))
 
-    return m_step(target, sum_chunks(chunk, x, chunk_size), prior)
+    return m_step(target, sum_chunks(chunk, x, chunk_size or _rows(gmm)), prior)
 
 
 @partial(jax.jit, static_argnames="chunk_size")
@@ -173,20 +206,26 @@ class EMState:
 
     Fields:
         gmm: the current mixture of the current restart.
+        bounds: what is known of its distances to the rows (`jgmm.screening`).
         restart: its number, from 0.
         history: the objective, mean nats a row, under the mixture before each iteration of this restart.
         log_likelihoods: the mean log-likelihood beside it.
         counts: n_k at the last iteration.
+        pairs: how many responsibilities a row had that took part in the last iteration.
+        dropped: an upper bound on the sum of those of a row that did not, of 1.
         revived: how many components have been re-seeded so far.
         converged: whether the last change was below the tolerance.
         best: the state of the best finished restart.
     """
 
     gmm: GMM
+    bounds: Float[Array, "k n"] | None = None
     restart: int = 0
     history: list[float] = field(default_factory=list)
     log_likelihoods: list[float] = field(default_factory=list)
     counts: np.ndarray | None = None
+    pairs: float = 0.0
+    dropped: float = 0.0
     revived: int = 0
     converged: bool = False
     best: "EMState | None" = None
@@ -234,33 +273,39 @@ def fit(
     metric = jnp.ones(x.shape[1], x.dtype) if metric is None else metric
     with_prior = bool(prior.strength > 0)
 
-    def begin(restart: int) -> GMM:
-        if start is not None:
-            return start
-        means = centres(jax.random.fold_in(key, restart), x, k, init, metric)
-        gmm = from_centres(x, means, metric, prior, covariance_type=covariance_type, chunk_size=chunk_size)
-        return jax.block_until_ready(gmm)  # so that whoever times iterations does not time this
+    def begin(restart: int, best: EMState | None = None) -> EMState:
+        gmm = start
+        if gmm is None:
+            means = centres(jax.random.fold_in(key, restart), x, k, init, metric)
+            gmm = from_centres(x, means, metric, prior, covariance_type=covariance_type, chunk_size=chunk_size)
+        jax.block_until_ready(gmm)  # so that whoever times iterations does not time this
+        return EMState(gmm, no_bounds(gmm, x.shape[0]), restart=restart, best=best)
 
     while True:
         if state is None:
-            state = EMState(begin(0))
+            state = begin(0)
             callback(state)
         while not (state.converged or len(state.history) >= max_iter):
-            gmm, (log_likelihood, penalty, counts) = em_step(
-                state.gmm, x, prior, chunk_size=chunk_size, with_prior=with_prior
-            )
-            mean = float(log_likelihood) / x.shape[0]
-            objective = mean + float(penalty) / x.shape[0]
+            step = em_step(state.gmm, x, prior, state.bounds, chunk_size=chunk_size, with_prior=with_prior)
+            gmm, counts, bounds = step.gmm, step.counts, step.bounds
+            mean = float(step.log_likelihood) / x.shape[0]
+            objective = mean + float(step.log_prior) / x.shape[0]
             _check_finite(np.isfinite(objective), x)
             newly_dead = _n_dead(counts) - _n_dead(state.counts)
             if newly_dead > 0:
                 revived = revive(gmm, x, counts, chunk_size=chunk_size)
                 before, after = (_objective(g, x, prior, chunk_size, with_prior) for g in (gmm, revived))
-                gmm, newly_dead = (revived, newly_dead) if after > before else (gmm, 0)
+                if after > before:
+                    gmm, bounds = revived, no_bounds(revived, x.shape[0])
+                else:
+                    newly_dead = 0
             change = objective - state.history[-1] if state.history else np.inf
             state = replace(
                 state,
                 gmm=gmm,
+                bounds=bounds,
+                pairs=float(step.pairs) / x.shape[0],
+                dropped=float(step.dropped) / x.shape[0],
                 history=[*state.history, objective],
                 log_likelihoods=[*state.log_likelihoods, mean],
                 counts=np.asarray(counts),
@@ -272,25 +317,16 @@ def fit(
         _check_finite(all(bool(jnp.isfinite(p).all()) for p in parameters), x)
         best = state.best
         if best is None or state.history[-1] > best.history[-1]:
-            best = replace(state, best=None)
+            best = replace(state, best=None, bounds=None)
         if state.restart + 1 >= (1 if start is not None else n_init):
             return best
-        state = EMState(begin(state.restart + 1), restart=state.restart + 1, best=best)
+        state = begin(state.restart + 1, best)
         callback(state)
 
 
-def _stats(gmm: GMM, rows: Array, r: Array, log_likelihood: Array) -> Stats:
-    return Stats(
-        ExactSum.of(log_likelihood),
-        r.sum(axis=0),
-        first_moments(rows, r, gmm.means),
-        gmm.covariance.moments(rows, r, gmm.means),
-    )
-
-
 def _objective(gmm: GMM, x: Array, prior: Prior, chunk_size: int | None, with_prior: bool) -> float:
-    _, (log_likelihood, penalty, _) = em_step(gmm, x, prior, chunk_size=chunk_size, with_prior=with_prior)
-    return (float(log_likelihood) + float(penalty)) / x.shape[0]
+    step = em_step(gmm, x, prior, chunk_size=chunk_size, with_prior=with_prior)
+    return (float(step.log_likelihood) + float(step.log_prior)) / x.shape[0]
 
 
 def _n_dead(counts: Array | np.ndarray | None) -> int:

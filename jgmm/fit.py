@@ -19,6 +19,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
     from jgmm import workflow
 
+    cli.compile_once()
     if options.resume:
         kept = workflow.interrupted_options(options.run_folder)
         # Parsed again with the interrupted run's options as defaults, a flag that is given and differs shows.

@@ -44,6 +44,7 @@ def main(args: Sequence[str] | None = None) -> None:
     from jgmm import checkpoint, figures
     from jgmm.source import sample
 
+    cli.compile_once()
     config = checkpoint.read_config(options.run)
     jax.config.update("jax_enable_x64", config["source"]["dtype"] == "float64")
     params = checkpoint.load(options.run)

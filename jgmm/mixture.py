@@ -41,10 +41,15 @@ class GMM:
         return self.means.shape[1]
 
 
+def log_constant(gmm: GMM) -> Float[Array, " k"]:
+    """log w_k − (D log 2π + log |Σ_k|) / 2: the log-joint density at distance zero."""
+    return gmm.log_weights - 0.5 * (gmm.d * LOG_2PI + gmm.covariance.log_det())
+
+
 def log_joint(gmm: GMM) -> Callable[[Float[Array, "n d"]], Float[Array, "n k"]]:
     """z -> log w_k + log N(z_n | μ_k, Σ_k), in nats. What depends on the mixture alone is computed once."""
     distances = gmm.covariance.mahalanobis(gmm.means)
-    constant = gmm.log_weights - 0.5 * (gmm.d * LOG_2PI + gmm.covariance.log_det())
+    constant = log_constant(gmm)
     return lambda z: constant[None] - 0.5 * distances(z)
 
 

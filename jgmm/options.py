@@ -57,6 +57,8 @@ class Options:
     """EM stops when the objective changes by less than this, in nats an image."""
     reg_covar: float = 1e-6
     """Added to every variance."""
+    relative_floor: float | None = None
+    """Added to the variances of full covariances, times their mean variance; 0 is scikit-learn [default: D eps]."""
     prior_strength: float = 0.0
     """Weight of a prior that pulls covariances to that of the data, in observations; 0 is maximum likelihood."""
     chunk_size: int | None = None
@@ -102,7 +104,15 @@ class Options:
         }
         for name, table in tables.items():
             table.canonical(getattr(self, name))
-        least = {"k": 1, "n_init": 1, "max_iter": 1, "chunk_size": 1, "n_stat_samples": 2, "batch_size": 1}
+        least = {
+            "k": 1,
+            "n_init": 1,
+            "max_iter": 1,
+            "chunk_size": 1,
+            "relative_floor": 0,
+            "n_stat_samples": 2,
+            "batch_size": 1,
+        }
         least |= {"tol": 0, "reg_covar": 0, "prior_strength": 0, "seed": 0, "n_components": 1}
         for name, bound in least.items():
             value = getattr(self, name)

@@ -74,16 +74,18 @@ class Progress:
         start = time.monotonic()
         if start - self.saved_at < self.cost / SHARE:
             return
-        arrays = {"gmm": state.gmm} | ({"best": state.best.gmm} if state.best else {})
+        arrays: dict[str, Any] = {"gmm": state.gmm} | ({"best": state.best.gmm} if state.best else {})
+        arrays |= {} if state.bounds is None else {"bounds": state.bounds}
+        numbers = _numbers(state) | {"bounded": state.bounds is not None}
         self.manager.save(
             (self.manager.latest_step() or 0) + 1,
-            args=ocp.args.Composite(arrays=ocp.args.StandardSave(arrays), numbers=ocp.args.JsonSave(_numbers(state))),
+            args=ocp.args.Composite(arrays=ocp.args.StandardSave(arrays), numbers=ocp.args.JsonSave(numbers)),
         )
         self.saved_at = time.monotonic()
         self.cost = self.saved_at - start
 
-    def load(self, k: int, d: int, covariance_type: str, dtype: Any) -> EMState | None:
-        """The last state kept, if there is one."""
+    def load(self, k: int, shape: tuple[int, ...], covariance_type: str, dtype: Any) -> EMState | None:
+        """The last state kept, if there is one, of a fit to rows of the given shape."""
         import orbax.checkpoint as ocp
 
         step = self.manager.latest_step()
@@ -91,12 +93,15 @@ class Progress:
             return None
         restore = ocp.args.Composite(numbers=ocp.args.JsonRestore())
         numbers = self.manager.restore(step, args=restore)["numbers"]
+        n, d = shape
         gmm = jax.eval_shape(lambda: zero_gmm(k, d, covariance_type, dtype))
-        target = on_default_device({"gmm": gmm} | ({"best": gmm} if numbers["best"] else {}))
+        target = {"gmm": gmm} | ({"best": gmm} if numbers["best"] else {})
+        target |= {"bounds": jax.ShapeDtypeStruct((k, n), dtype)} if numbers.pop("bounded") else {}
+        target = on_default_device(target)
         arrays = self.manager.restore(step, args=ocp.args.Composite(arrays=ocp.args.StandardRestore(target)))
         arrays = arrays["arrays"]
         best = _state(arrays["best"], numbers["best"]) if numbers["best"] else None
-        return replace(_state(arrays["gmm"], numbers), best=best)
+        return replace(_state(arrays["gmm"], numbers), bounds=arrays.get("bounds"), best=best)
 
     def remove(self) -> None:
         """The fit is finished: forget how it got there."""
@@ -110,6 +115,8 @@ def _numbers(state: EMState) -> dict[str, Any]:
         "history": state.history,
         "log_likelihoods": state.log_likelihoods,
         "counts": None if state.counts is None else state.counts.tolist(),
+        "pairs": state.pairs,
+        "dropped": state.dropped,
         "revived": state.revived,
         "converged": state.converged,
         "best": _numbers(state.best) if state.best else None,

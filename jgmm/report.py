@@ -29,7 +29,8 @@ class Report:
 
     metrics.jsonl has a line an iteration: restart, iteration, log_likelihood (mean nats an image, pixels in [-1, 1]),
     objective (the same with the prior), change (of the objective), seconds, compile_seconds, smallest (the rows of
-    the smallest component).
+    the smallest component), pairs (responsibilities of an image that took part), dropped (at most the sum of the
+    others).
     """
 
     def __init__(self, path: Path, max_iter: int, offset: float, clock: CompileClock, resumed: EMState | None):
@@ -58,6 +59,8 @@ class Report:
             "seconds": elapsed - compiling,
             "compile_seconds": compiling,
             "smallest": smallest,
+            "pairs": state.pairs,
+            "dropped": state.dropped,
         }
         with self.path.open("a") as file:
             file.write(json.dumps(line) + "\n")

@@ -31,6 +31,8 @@ def summarise(
         "converged": state.converged,
         "revived": state.revived,
         "smallest_component": float(counts.min()),
+        "pairs": state.pairs,
+        "dropped": state.dropped,
     }
     if params.rotation.has_density:
         noise = jax.random.fold_in(key, DEQUANTISATION)
@@ -90,6 +92,10 @@ def show(summary: dict[str, Any], folder: Path, pictures: list[Path]) -> None:
             unit = "" if name.startswith("bits") else " nats an image"
             print(f"{words}: {summary[name]:.4f}{unit}")
     print(f"smallest component: {summary['smallest_component']:.1f} images")
+    print(
+        f"responsibilities that took part: {summary['pairs']:.2f} an image; "
+        f"the others sum to at most {summary['dropped']:.0e} of one"
+    )
     if summary["seconds_per_iteration"] is not None:
         print(
             f"seconds per iteration: {summary['seconds_per_iteration']:.3f} (median), "

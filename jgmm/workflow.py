@@ -121,13 +121,14 @@ def _fit(
     clock: CompileClock,
 ) -> tuple[EMState, Report]:
     # The prior is centred on the variance of the data, which is 1 for whitened codes.
-    prior = Prior(options.prior_strength, float(codes.var(axis=0).mean()), options.reg_covar)
+    variance = float(codes.var(axis=0).mean())
+    prior = Prior(options.prior_strength, variance, options.reg_covar, options.relative_floor)
     family = COVARIANCES.canonical(options.covariance_type)
     first = None
     if start is not None:
         same = checkpoint.covariance_name(start.gmm) == family
         first = start.gmm if same else em.in_family(start.gmm, codes, prior, covariance_type=family)
-    resumed = progress.load(options.k, codes.shape[1], family, codes.dtype) if options.resume else None
+    resumed = progress.load(options.k, codes.shape, family, codes.dtype) if options.resume else None
     path = options.run_folder / METRICS
     report = Report(path, options.max_iter, offset, clock, resumed)
     if resumed:

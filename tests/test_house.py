@@ -10,10 +10,10 @@ from jgmm.tables import Table
 
 ROOT = Path(__file__).parents[1]
 FLOORS = [
-    {"checks", "tables", "types", "products", "chunks", "exact", "centred", "data"},
+    {"checks", "tables", "types", "products", "chunks", "exact", "centred", "pairs", "data"},
     {"covariance"},
     {"mixture", "pca"},
-    {"init", "em", "figures"},
+    {"init", "screening", "stats", "em", "figures"},
     {"source", "checkpoint", "bits", "options", "cli"},
     {"progress", "report", "inputs"},
     {"summary", "workflow"},

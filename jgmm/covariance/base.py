@@ -11,6 +11,7 @@ A family is entered in `jgmm.tables.COVARIANCES` as a function identity(k, d, dt
 
 import abc
 from collections.abc import Callable
+from typing import ClassVar, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -26,11 +27,17 @@ class Prior:
     with scatter S is Σ = (S + strength · variance · I) / (n + strength): Bishop, Pattern Recognition and Machine
     Learning, appendix B, in the parametrisation by pseudo-counts. `floor` is added to every variance afterwards
     (scikit-learn's reg_covar).
+
+    `relative_floor` · tr Σ_k / D is added to every variance of a full covariance besides: a component with fewer rows
+    than features has a singular scatter. None is D · eps of the dtype, the least that keeps a Cholesky factorisation
+    of a singular matrix positive (Higham, Accuracy and Stability of Numerical Algorithms, section 10.1): at D = 3,072,
+    4e-4 of the mean variance in float32 and 7e-13 in float64. 0 is scikit-learn's formula in any dtype.
     """
 
     strength: Float[Array, ""] | float = 0.0
     variance: Float[Array, ""] | float = 1.0
     floor: Float[Array, ""] | float = 1e-6
+    relative_floor: Float[Array, ""] | float | None = None
 
     def variance_of(self, scatter: Array, counts: Array) -> Array:
         """(scatter + strength · variance) / (counts + strength) + floor, for scatters along single directions."""
@@ -41,8 +48,25 @@ class Prior:
         return jnp.maximum(counts + self.strength, jnp.finfo(counts.dtype).tiny)
 
 
+class Distances(NamedTuple):
+    """(x_n − μ_k)ᵀ Σ_k⁻¹ (x_n − μ_k), where the E-step leaves some of them out (`jgmm.screening`).
+
+    Fields:
+        every: x -> those of all components.
+        one: (x, k) -> those of component k.
+        drift: (Σ', μ') -> (σ_k, ν_k) so that for every x, √distance' ≥ σ_k √distance − ν_k.
+    """
+
+    every: Callable[[Float[Array, "n d"]], Float[Array, "n k"]]
+    one: Callable[[Float[Array, "t d"], Int[Array, ""]], Float[Array, " t"]]
+    drift: Callable[["Covariance", Float[Array, "k d"]], tuple[Float[Array, " k"], Float[Array, " k"]]]
+
+
 class Covariance(abc.ABC):
     """Σ_k for k = 1..K, as a pytree."""
+
+    # The share of pairs (row, component) below which summing `scatter` over them is cheaper than `moments`.
+    sparse_below: ClassVar[float] = 0.0
 
     @abc.abstractmethod
     def mahalanobis(self, means: Float[Array, "k d"]) -> Callable[[Float[Array, "n d"]], Float[Array, "n k"]]:
@@ -63,6 +87,10 @@ class Covariance(abc.ABC):
     @abc.abstractmethod
     def moments(self, x: Float[Array, "n d"], r: Float[Array, "n k"], means: Float[Array, "k d"]) -> Array:
         """Σ_n r_nk (x_n − μ_k)(x_n − μ_k)ᵀ in the family's shape."""
+
+    def scatter(self, y: Float[Array, "t d"], r: Float[Array, " t"]) -> Array:
+        """Σ_n r_n y_n y_nᵀ, what rows add to `moments` of one component. For families with `sparse_below` > 0."""
+        raise NotImplementedError
 
     @abc.abstractmethod
     def update(self, scatter: Array, counts: Float[Array, " k"], prior: Prior) -> "Covariance":
@@ -94,3 +122,13 @@ class Covariance(abc.ABC):
     def pooled_moments(self, x: Float[Array, "n d"], r: Float[Array, "n k"], means: Float[Array, "k d"]) -> Array:
         """Σ_k of `moments`, its axis kept with length 1. A family overrides this where the sum is cheaper."""
         return self.moments(x, r, means).sum(axis=0, keepdims=True)
+
+    @property
+    def screened(self) -> bool:
+        """Whether distances cost so much that the E-step should leave out those it can prove irrelevant. Such a
+        family has `distances`."""
+        return False
+
+    def distances(self, means: Float[Array, "k d"]) -> Distances:
+        """`mahalanobis`, and what screening needs."""
+        raise NotImplementedError

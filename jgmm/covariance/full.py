@@ -1,12 +1,7 @@
-"""Full covariances, held as lower Cholesky factors: Σ_k = L_k L_kᵀ.
-
-A component with fewer rows than features has a singular scatter. Beside the prior's floor, every variance gets
-eps · tr Σ_k, the least that keeps a Cholesky factorisation of a singular matrix positive in its dtype (Higham,
-Accuracy and Stability of Numerical Algorithms, section 10.1): 1e-7 of the trace in float32, nothing in float64.
-"""
+"""Full covariances, held as lower Cholesky factors: Σ_k = L_k L_kᵀ."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +9,18 @@ from jax.scipy.linalg import cho_solve, solve_triangular
 from jaxtyping import Array, Float, Int
 
 from jgmm.centred import middle, squared_distances
-from jgmm.covariance.base import Covariance, Prior
+from jgmm.covariance.base import Covariance, Distances, Prior
 from jgmm.products import grouped_matvec, matmul
 from jgmm.types import pytree
+
+# Screening the E-step pays from so many features and components.
+SCREENED_FEATURES, SCREENED_COMPONENTS = 128, 8
+# Power iterations for the largest eigenvalue, and the factors by which its estimate is raised until a Cholesky
+# factorisation proves it an upper bound.
+POWER_ITERATIONS = 40
+RAISES = (1.003, 1.03, 1.5)
+# What rounding may take from a bound.
+ROUNDING = 1e-3
 
 
 @pytree
@@ -24,6 +28,8 @@ class Full(Covariance):
     """One symmetric positive-definite matrix for every component."""
 
     cholesky: Float[Array, "k d d"]
+
+    sparse_below: ClassVar[float] = 0.5
 
     @classmethod
     def identity(cls, k: int, d: int, dtype: Any = None) -> "Full":
@@ -48,15 +54,15 @@ class Full(Covariance):
             distances = squared_distances(matmul(means - origin, whitener.T), unit)
             return lambda x: distances(matmul(x - origin, whitener.T))
 
-        def whitened_norms(x: Float[Array, "n d"]) -> Float[Array, "n k"]:
-            def component(_: None, leaf: tuple[Array, Array]) -> tuple[None, Array]:
-                mean, whitener = leaf
-                y = matmul(x - mean[None], whitener.T)  # (N, D)
-                return None, jnp.sum(y * y, axis=1)
+        return _distances(means, whiteners).every
 
-            return jax.lax.scan(component, None, (means, whiteners))[1].T
+    @property
+    def screened(self) -> bool:
+        k, d, _ = self.cholesky.shape
+        return k >= SCREENED_COMPONENTS and d >= SCREENED_FEATURES
 
-        return whitened_norms
+    def distances(self, means: Float[Array, "k d"]) -> Distances:
+        return _distances(means, self.inverse_factors())
 
     def log_det(self) -> Float[Array, " #k"]:
         return 2 * jnp.log(jnp.diagonal(self.cholesky, axis1=1, axis2=2)).sum(axis=1)
@@ -70,10 +76,12 @@ class Full(Covariance):
     def moments(self, x: Float[Array, "n d"], r: Float[Array, "n k"], means: Float[Array, "k d"]) -> Array:
         def component(_: None, leaf: tuple[Array, Array]) -> tuple[None, Array]:
             mean, weight = leaf
-            y = x - mean[None]
-            return None, matmul((y * weight[:, None]).T, y)  # (D, D)
+            return None, self.scatter(x - mean[None], weight)
 
         return jax.lax.scan(component, None, (means, r.T))[1]
+
+    def scatter(self, y: Float[Array, "t d"], r: Float[Array, " t"]) -> Array:
+        return matmul((y * r[:, None]).T, y)
 
     def pooled_moments(self, x: Float[Array, "n d"], r: Float[Array, "n k"], means: Float[Array, "k d"]) -> Array:
         # With m_n = Σ_k r_nk μ_k / s_n and s_n = Σ_k r_nk:  Σ_nk r_nk (x_n − μ_k)(x_n − μ_k)ᵀ
@@ -92,11 +100,13 @@ class Full(Covariance):
     def update(self, scatter: Array, counts: Float[Array, " k"], prior: Prior) -> "Full":
         eye = jnp.eye(scatter.shape[-1], dtype=scatter.dtype)
         pull = prior.strength * prior.variance
+        d_eps = eye.shape[0] * jnp.finfo(scatter.dtype).eps
+        relative = d_eps if prior.relative_floor is None else prior.relative_floor
 
         def component(leaf: tuple[Array, Array]) -> Array:
             s, count = leaf
             covariance = (0.5 * (s + s.T) + pull * eye) / prior.total(count)
-            floor = prior.floor + jnp.finfo(s.dtype).eps * jnp.trace(covariance)
+            floor = prior.floor + relative * jnp.trace(covariance) / eye.shape[0]
             return jnp.linalg.cholesky(covariance + floor * eye, symmetrize_input=False)
 
         return type(self)(jax.lax.map(component, (scatter, counts)))
@@ -127,6 +137,55 @@ class Full(Covariance):
         shift = matmul(deviation[:, None], gain)[:, 0]
         left = within - matmul(across.swapaxes(1, 2), gain[: across.shape[0]])
         return shift, type(self).from_dense(0.5 * (left + left.swapaxes(1, 2)))
+
+
+def _distances(means: Float[Array, "k d"], whiteners: Float[Array, "k d d"]) -> Distances:
+    def norms(x: Array, mean: Array, whitener: Array) -> Array:
+        y = matmul(x - mean[None], whitener.T)  # (N, D)
+        return jnp.sum(y * y, axis=1)
+
+    def every(x: Float[Array, "n d"]) -> Float[Array, "n k"]:
+        return jax.lax.scan(lambda _, leaf: (None, norms(x, *leaf)), None, (means, whiteners))[1].T
+
+    def drift(to: Covariance, to_means: Float[Array, "k d"]) -> tuple[Float[Array, " k"], Float[Array, " k"]]:
+        assert isinstance(to, Full)
+        return jax.lax.map(lambda leaf: _drift(*leaf), (whiteners, to.cholesky, to_means - means))
+
+    return Distances(every, lambda x, k: norms(x, means[k], whiteners[k]), drift)
+
+
+def _drift(whitener: Float[Array, "d d"], to: Float[Array, "d d"], shift: Float[Array, " d"]) -> tuple[Array, Array]:
+    """With y = L⁻¹(x − μ), the new y is L'⁻¹L y − L'⁻¹(μ' − μ), and the least singular value of L'⁻¹L is the inverse of
+    the largest of L⁻¹L'. That s bounds the square of that is proved by a Cholesky factor of s I − (L⁻¹L')ᵀ(L⁻¹L');
+    without one, σ = 0 is always true."""
+    a = matmul(whitener, to)
+    gram = matmul(a.T, a)
+
+    eye = jnp.eye(gram.shape[0], dtype=gram.dtype)
+
+    def proof(bound: Array, raised: Array) -> tuple[Array, None]:
+        def attempt() -> Array:
+            factor = jnp.linalg.cholesky(raised * eye - gram, symmetrize_input=False)
+            return jnp.where(jnp.isfinite(factor[-1, -1]), raised, jnp.inf)
+
+        return jax.lax.cond(jnp.isfinite(bound), lambda: bound, attempt), None
+
+    raises = jnp.array(RAISES, gram.dtype) * _largest_eigenvalue(gram)
+    bound, _ = jax.lax.scan(proof, jnp.full((), jnp.inf, gram.dtype), raises)
+    moved = jnp.linalg.norm(solve_triangular(to, shift, lower=True))
+    return (1 - ROUNDING) / jnp.sqrt(bound), (1 + ROUNDING) * moved
+
+
+def _largest_eigenvalue(a: Float[Array, "d d"]) -> Float[Array, ""]:
+    """Of a symmetric positive-definite matrix, by power iteration: approached from below."""
+    start = jnp.cos(jnp.arange(a.shape[0], dtype=a.dtype))  # any vector that favours no direction
+
+    def power(_: int, v: Array) -> Array:
+        u = matmul(a, v)
+        return u / jnp.linalg.norm(u)
+
+    v = jax.lax.fori_loop(0, POWER_ITERATIONS, power, start)
+    return jnp.linalg.norm(matmul(a, v))
 
 
 def _lower(rows: Float[Array, "k a d"]) -> Float[Array, "k a a"]:

@@ -1,0 +1,219 @@
+"""One library fits one case, in a process of its own: python contestants.py NAME FOLDER ITERATIONS.
+
+FOLDER holds x.npy [N, D] float32 and start.npz: weights [K], means [K, D], covariances [K, D, D] or [K, D], float64.
+Writes NAME.npz with the final parameters, and prints one JSON line: the seconds of each iteration, or their mean where
+a library does not let itself be watched, and the memory of the process before and at its peak, in GiB.
+"""
+
+import json
+import resource
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+Parameters = tuple[np.ndarray, np.ndarray, np.ndarray]
+Result = tuple[list[float], Parameters]
+
+
+def jgmm(x: np.ndarray, start: Parameters, iterations: int) -> Result:
+    import jax
+    import jax.numpy as jnp
+
+    from jgmm import em
+    from jgmm.covariance.diag import Diag
+    from jgmm.covariance.full import Full
+    from jgmm.mixture import GMM
+
+    data = jnp.asarray(x)
+    weights, means, covariances = (jnp.asarray(p, x.dtype) for p in start)
+    full = covariances.ndim == 3
+    first = GMM(jnp.log(weights), means, Full.from_dense(covariances) if full else Diag(covariances))
+    ticks = [0.0]
+
+    def go_on(n: int) -> GMM:
+        ticks[:] = []
+        state = em.fit(
+            jax.random.key(0),
+            data,
+            k=first.k,
+            covariance_type="full" if full else "diag",
+            start=first,
+            max_iter=n,
+            tol=0.0,
+            callback=lambda state: ticks.append(time.perf_counter()),
+        )
+        return state.gmm
+
+    go_on(2)  # compiles
+    gmm = go_on(iterations)
+    covariances = gmm.covariance.dense() if full else gmm.covariance.variance()
+    return list(np.diff(ticks)), (np.exp(gmm.log_weights), np.asarray(gmm.means), np.asarray(covariances))
+
+
+def scikit_learn(x: np.ndarray, start: Parameters, iterations: int) -> Result:
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.mixture import GaussianMixture
+
+    class Timed(GaussianMixture):
+        def _e_step(self, X, xp=None):
+            self.begun = time.perf_counter()
+            return super()._e_step(X, xp=xp)
+
+        def _m_step(self, X, log_resp, xp=None):
+            super()._m_step(X, log_resp, xp=xp)
+            self.seconds.append(time.perf_counter() - self.begun)
+
+    weights, means, covariances = (p.astype(x.dtype) for p in start)
+    full = covariances.ndim == 3
+    precisions = np.linalg.inv(start[2]).astype(x.dtype) if full else 1 / covariances
+    model = Timed(
+        len(means),
+        covariance_type="full" if full else "diag",
+        weights_init=weights / weights.sum(),
+        means_init=means,
+        precisions_init=precisions,
+        max_iter=iterations,
+        tol=0,
+    )
+    model.seconds = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(x)
+    return model.seconds, (model.weights_, model.means_, model.covariances_)
+
+
+def scikit_learn_float64(x: np.ndarray, start: Parameters, iterations: int) -> Result:
+    return scikit_learn(x.astype(np.float64), start, iterations)
+
+
+def scikit_learn_torch(x: np.ndarray, start: Parameters, iterations: int) -> Result:
+    """scikit-learn on torch tensors on the GPU."""
+    import sklearn
+    import torch
+    from sklearn.mixture import GaussianMixture
+
+    weights, means, covariances = (p.astype(x.dtype) for p in start)
+    full = covariances.ndim == 3
+    precisions = np.linalg.inv(start[2]).astype(x.dtype) if full else 1 / covariances
+    on_gpu = [torch.as_tensor(a, device="cuda") for a in (weights / weights.sum(), means, precisions, x)]
+
+    def run(n: int) -> tuple[float, GaussianMixture]:
+        model = GaussianMixture(
+            len(means),
+            covariance_type="full" if full else "diag",
+            weights_init=on_gpu[0],
+            means_init=on_gpu[1],
+            precisions_init=on_gpu[2],
+            init_params="random_from_data",
+            max_iter=n,
+            tol=0,
+        )
+        torch.cuda.synchronize()
+        begun = time.perf_counter()
+        model.fit(on_gpu[3])
+        torch.cuda.synchronize()
+        return time.perf_counter() - begun, model
+
+    with sklearn.config_context(array_api_dispatch=True), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        run(1)
+        once, _ = run(1)
+        seconds, model = run(1 + iterations)  # the difference of two lengths is iterations alone
+        _, model = run(iterations)
+    final = tuple(p.cpu().numpy() for p in (model.weights_, model.means_, model.covariances_))
+    return [(seconds - once) / iterations] * iterations, final
+
+
+def gmmx(x: np.ndarray, start: Parameters, iterations: int) -> Result:
+    import jax
+    from gmmx import EMFitter, GaussianMixtureModelJax
+
+    weights, means, covariances = (p.astype(x.dtype) for p in start)
+    first = GaussianMixtureModelJax.from_squeezed(
+        means, covariances, weights / weights.sum(), "full" if covariances.ndim == 3 else "diag"
+    )
+    fitter, data = EMFitter(max_iter=iterations, tol=0.0), jax.numpy.asarray(x)
+    compiled = EMFitter.fit.lower(fitter, data, first).compile()
+    begun = time.perf_counter()
+    result = jax.block_until_ready(compiled(fitter, data, first))
+    seconds = (time.perf_counter() - begun) / iterations
+    gmm = result.gmm
+    return [seconds] * iterations, (gmm.weights_numpy, gmm.means_numpy, np.asarray(gmm.covariances.values_numpy))
+
+
+def torchgmm(x: np.ndarray, start: Parameters, iterations: int) -> Result:
+    """Full batches by its own training module, one EM iteration an epoch."""
+    import logging
+
+    import torch
+    from pytorch_lightning import Callback
+    from torchgmm.base.data import DataLoader, collate_tensor, dataset_from_tensors
+    from torchgmm.bayes import GaussianMixture
+    from torchgmm.bayes.gmm.lightning_module import GaussianMixtureLightningModule
+    from torchgmm.bayes.gmm.model import GaussianMixtureModel, GaussianMixtureModelConfig
+
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    weights, means, covariances = start
+    full = covariances.ndim == 3
+    model = GaussianMixtureModel(GaussianMixtureModelConfig(*means.shape, "full" if full else "diag"))
+    # An upper factor U with Σ⁻¹ = U Uᵀ.
+    precisions = np.linalg.inv(np.linalg.cholesky(covariances)).swapaxes(1, 2) if full else covariances**-0.5
+    model.component_probs.copy_(torch.as_tensor(weights / weights.sum()))
+    model.means.copy_(torch.as_tensor(means))
+    model.precisions_cholesky.copy_(torch.as_tensor(precisions))
+    ticks = []
+
+    class Clock(Callback):
+        def on_train_epoch_start(self, *_):
+            ticks.append(time.perf_counter())
+
+        def on_train_end(self, *_):
+            ticks.append(time.perf_counter())
+
+    module = GaussianMixtureLightningModule(model, convergence_tolerance=0, is_batch_training=False)
+    loader = DataLoader(dataset_from_tensors(torch.as_tensor(x)), batch_size=len(x), collate_fn=collate_tensor)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        estimator = GaussianMixture(len(means), trainer_params={"callbacks": [Clock()]})
+        estimator.trainer(max_epochs=iterations, enable_progress_bar=False).fit(module, loader)
+    u = model.precisions_cholesky.cpu().numpy().astype(np.float64)
+    covariances = np.linalg.inv(u @ u.swapaxes(1, 2)) if full else u**-2
+    return list(np.diff(ticks)), (model.component_probs.cpu().numpy(), model.means.cpu().numpy(), covariances)
+
+
+CONTESTANTS: dict[str, Callable[[np.ndarray, Parameters, int], Result]] = {
+    "jgmm": jgmm,
+    "scikit-learn float64": scikit_learn_float64,
+    "scikit-learn float32": scikit_learn,
+    "scikit-learn on torch": scikit_learn_torch,
+    "gmmx": gmmx,
+    "torchgmm": torchgmm,
+}
+
+
+def peak() -> float:
+    """The largest resident memory so far, GiB."""
+    status = Path("/proc/self/status")
+    if status.exists():  # Linux hands the peak of a parent down through getrusage
+        return next(int(s.split()[1]) for s in status.read_text().splitlines() if s.startswith("VmHWM")) / 2**20
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+def main(name: str, folder: Path, iterations: int) -> None:
+    x = np.load(folder / "x.npy")
+    with np.load(folder / "start.npz") as file:
+        start = (file["weights"], file["means"], file["covariances"])
+    before = peak()
+    seconds, (weights, means, covariances) = CONTESTANTS[name](x, start, iterations)
+    after = peak()  # what is done to the result from here on is not the library's
+    np.savez(folder / f"{name}.npz", weights=weights, means=means, covariances=covariances)
+    print(json.dumps({"seconds": list(map(float, seconds)), "gib_before": before, "gib_peak": after}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))

@@ -1,0 +1,197 @@
+"""EM iterations of jgmm beside other libraries: same data, same start, same iterations, one judge.
+
+    python benchmarks/em.py --data-dir DIR [--cases full-300 diag-3072 ...] [--peers .venv-bench/bin/python]
+
+A case FAMILY-D is that covariance family on D principal components of CIFAR-10, whitened where it is all 3,072 of
+them as in `python -m jgmm.fit`; FAMILY-D-N takes the first N images. jgmm fits `--start` iterations, and from there
+every library does `--iterations` more, in a process of its own. The final mixtures are judged by one log-likelihood in
+float64. Compilation, loading and the first import are outside the clock. Prints a table, and writes a JSON file with
+the seconds of every iteration.
+"""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from contestants import CONTESTANTS, Parameters
+
+from jgmm import em, pca
+from jgmm.data import load
+from jgmm.mixture import GMM
+from jgmm.workflow import encode
+
+OURS = ("jgmm", "scikit-learn float64", "scikit-learn float32")  # those of this environment
+
+
+@dataclass(frozen=True)
+class Options:
+    data_dir: Path | None = None
+    """Folder with CIFAR-10; without it the embedded photographs stand in."""
+    cases: tuple[str, ...] = ("full-300", "full-300-10000", "full-64", "diag-300", "diag-3072")
+    k: int = 100
+    start: int = 10
+    iterations: int = 10
+    libraries: tuple[str, ...] = tuple(CONTESTANTS)
+    peers: Path | None = None
+    """Python of the environment with benchmarks/peers.txt; without it only scikit-learn is compared."""
+    memory: float = 0.9
+    """Share of this machine's memory that a library may take before it counts as out of memory."""
+    out: Path = Path("bench.json")
+
+
+def main(options: Options) -> None:
+    images = load("cifar10", options.data_dir) if options.data_dir else load("photos")
+    report: dict[str, Any] = {"machine": machine(), "data": images.name, "cases": {}}
+    print(f"{describe(report['machine'])}\n{images.name}, K={options.k}, {options.iterations} iterations\n")
+    print("| case | library | time of an iteration | peak memory, GiB | log-likelihood, nats |\n|---|---|---|---|---|")
+    for case in options.cases:
+        report["cases"][case] = compare(case, images.pixels.reshape(len(images), -1), options)
+        options.out.write_text(json.dumps(report, indent=1))
+
+
+def compare(case: str, pixels: np.ndarray, options: Options) -> dict[str, Any]:
+    """Run one case and print its rows."""
+    family, d, *n = case.split("-")
+    x, metric = codes(pixels[: int(n[0]) if n else None], int(d))
+    begin = em.fit(
+        jax.random.key(0),
+        jnp.asarray(x),
+        k=options.k,
+        covariance_type=family,
+        metric=jnp.asarray(metric),
+        max_iter=options.start,
+        tol=0.0,
+    )
+    rows: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        np.save(folder / "x.npy", x)
+        write_start(folder / "start.npz", begin.gmm)
+        for library in options.libraries:
+            if library not in OURS and options.peers is None:
+                continue
+            if library == "scikit-learn on torch" and jax.default_backend() != "gpu":
+                continue
+            python = sys.executable if library in OURS else str(options.peers)
+            row = contest(python, library, folder, options)
+            if "seconds" in row:
+                with np.load(folder / f"{library}.npz") as final:
+                    row["log_likelihood"] = judge(x, (final["weights"], final["means"], final["covariances"]))
+            rows[library] = row
+            print(line(case, len(x), library, row, rows), flush=True)
+    return {"n": len(x), "d": int(d), "pairs_at_start": begin.pairs, "libraries": rows}
+
+
+def codes(pixels: np.ndarray, d: int) -> tuple[np.ndarray, np.ndarray]:
+    """Whitened principal codes, and the metric of the pixels for k-means."""
+    rotation, _ = pca.fit(pixels, None if d == pixels.shape[1] else d, scale=1 / 127.5, shift=-1.0)
+    z, _ = encode(rotation, pixels, "float32")
+    return np.asarray(z), np.asarray(rotation.code_variances())
+
+
+def write_start(path: Path, gmm: GMM) -> None:
+    """The starting mixture in float64: what every library begins with, up to its own dtype."""
+    leaf = np.asarray(jax.tree.leaves(gmm.covariance)[0], np.float64)
+    covariances = leaf @ leaf.swapaxes(1, 2) if leaf.ndim == 3 else leaf
+    weights = np.exp(np.asarray(gmm.log_weights, np.float64))
+    np.savez(path, weights=weights / weights.sum(), means=np.asarray(gmm.means), covariances=covariances)
+
+
+def contest(python: str, library: str, folder: Path, options: Options) -> dict[str, Any]:
+    """Let a library fit in its own process; what it printed, or why it failed."""
+    limit = int(options.memory * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    script = Path(__file__).with_name("contestants.py")
+    command = [python, str(script), library, str(folder), str(options.iterations)]
+    if jax.default_backend() == "cpu":  # elsewhere drivers map more memory than they use
+        command = ["prlimit", f"--data={limit}", *command]
+    environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "SCIPY_ARRAY_API": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if done.returncode == 0:
+        return json.loads(done.stdout.splitlines()[-1])
+    last = (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1]
+    memory = any(word in done.stderr for word in ("RESOURCE_EXHAUSTED", "MemoryError", "bad_alloc", "allocate"))
+    return {"failed": f"more than {limit / 2**30:.0f} GiB needed" if memory else last[:200]}
+
+
+def judge(x: np.ndarray, parameters: Parameters) -> float:
+    """Mean log-likelihood, nats a row, in float64."""
+    weights, means, covariances = (np.asarray(p, np.float64) for p in parameters)
+    n, d = x.shape
+    log_p = np.empty((len(weights), n))
+    x = x.astype(np.float64)
+    for k, (weight, mean, covariance) in enumerate(zip(weights / weights.sum(), means, covariances, strict=True)):
+        if covariance.ndim == 2:
+            factor = np.linalg.inv(np.linalg.cholesky(covariance))
+            log_det = -2 * np.log(np.diag(factor)).sum()
+            distance = (((x - mean) @ factor.T) ** 2).sum(axis=1)
+        else:
+            log_det = np.log(covariance).sum()
+            distance = ((x - mean) ** 2 / covariance).sum(axis=1)
+        log_p[k] = np.log(weight) - 0.5 * (d * np.log(2 * np.pi) + log_det + distance)
+    return float(np.logaddexp.reduce(log_p, axis=0).mean())
+
+
+def machine() -> dict[str, Any]:
+    """What ran this, with its rate of float32 matrix products."""
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [text.split(":")[1].strip() for text in info.read_text().splitlines() if text.startswith("model name")]
+        model = names[0] if names else model
+    a = np.random.default_rng(0).standard_normal((4096, 4096), np.float32)
+    on_device, product = jnp.asarray(a), jax.jit(lambda a: jnp.matmul(a, a, precision="highest"))
+    return {
+        "cpu": model,
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "device": f"{jax.default_backend()}: {jax.devices()[0].device_kind}",
+        "versions": {"jax": jax.__version__, "numpy": np.__version__, "python": platform.python_version()},
+        "gflops_xla": 2e-9 * 4096**3 / fastest(lambda: jax.block_until_ready(product(on_device))),
+        "gflops_numpy": 2e-9 * 4096**3 / fastest(lambda: a @ a),
+    }
+
+
+def fastest(f: Any, times: int = 5) -> float:
+    """Seconds of the fastest of several calls after one that warms up."""
+    f()
+    seconds = []
+    for _ in range(times):
+        begun = time.perf_counter()
+        f()
+        seconds.append(time.perf_counter() - begun)
+    return min(seconds)
+
+
+def describe(machine: dict[str, Any]) -> str:
+    """The machine in a line."""
+    return (
+        f"{machine['cpu']}, {machine['cores']} cores; {machine['device']}; float32 products of 4096 x 4096: "
+        f"{machine['gflops_xla']:.0f} GFLOP/s by XLA, {machine['gflops_numpy']:.0f} by NumPy"
+    )
+
+
+def line(case: str, n: int, library: str, row: dict[str, Any], rows: dict[str, Any]) -> str:
+    """A row of the table: times as multiples of jgmm's on a CPU, in milliseconds on an accelerator."""
+    name = f"{case.split('-')[0]}, D={case.split('-')[1]}, N={n:,}"
+    if "failed" in row:
+        return f"| {name} | {library} | {row['failed']} | | |"
+    ours = rows.get("jgmm", row)["seconds"]
+    ratio = np.mean(row["seconds"]) / np.mean(ours)
+    shown = f"{ratio:.2f} x"
+    if jax.default_backend() != "cpu":
+        shown += f" ({1000 * np.mean(row['seconds']):.1f} ms)"
+    return f"| {name} | {library} | {shown} | {row['gib_peak']:.2f} | {row['log_likelihood']:.6f} |"
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))

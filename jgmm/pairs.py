@@ -1,0 +1,62 @@
+"""Sums and values over chosen (row, component) pairs, a tile of rows of one component at a time.
+
+After a few iterations of EM a row has one or two components left that matter. The rows of a component are gathered in
+tiles of one shape, so that the work on what is left of N·K pairs is dense products again.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from jgmm.types import pytree
+
+# Rows gathered at a time. Fewer waste less of a component's last tile, more keep products at full speed.
+TILE = 512
+
+C = TypeVar("C", bound=Any)
+
+
+@pytree
+class Pairs:
+    """Chosen pairs.
+
+    Fields:
+        ranks: how many rows up to and including n are chosen for component k. It tells where its t-th pair is.
+    """
+
+    ranks: Int[Array, "k n"]
+
+    @classmethod
+    def of(cls, mask: Bool[Array, "k n"]) -> "Pairs":
+        """Those where the mask is true."""
+        return cls(jnp.cumsum(mask, axis=1, dtype=jnp.int32))
+
+    def fold(self, k: Int[Array, ""], f: Callable[[C, Int[Array, " t"], Bool[Array, " t"]], C], carry: C) -> C:
+        """f over the tiles of component k: f(carry, rows, valid). Rows that are not valid repeat the last one."""
+        ranks = self.ranks[k]
+        count, last = ranks[-1], ranks.shape[0] - 1
+
+        def tile(t: Array, carry: C) -> C:
+            rank = t * TILE + jnp.arange(TILE)
+            rows = jnp.minimum(jnp.searchsorted(ranks, rank, side="right", method="scan_unrolled"), last)
+            return f(carry, rows, rank < count)
+
+        return jax.lax.fori_loop(0, -(-count // TILE), tile, carry)
+
+    def values(
+        self, f: Callable[[Int[Array, " t"], Int[Array, ""]], Float[Array, " t"]], out: Float[Array, "k n"]
+    ) -> Float[Array, "k n"]:
+        """`out` with f(rows, k) in the place of every pair."""
+
+        def component(leaf: tuple[Array, Array]) -> Array:
+            k, values = leaf
+
+            def put(values: Array, rows: Array, valid: Array) -> Array:
+                return values.at[jnp.where(valid, rows, values.shape[0])].set(f(rows, k), mode="drop")
+
+            return self.fold(k, put, values)
+
+        return jax.lax.map(component, (jnp.arange(out.shape[0]), out))

@@ -1,0 +1,94 @@
+"""What the data say about a mixture: the sums that an M-step needs."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jgmm.centred import first_moments
+from jgmm.chunks import sum_chunks
+from jgmm.exact import ExactSum
+from jgmm.mixture import GMM
+from jgmm.pairs import Pairs
+from jgmm.products import matmul
+from jgmm.types import pytree
+
+# Summing over chosen pairs pays from so many components.
+SPARSE_COMPONENTS = 8
+
+
+@pytree
+class Stats:
+    """Sums over rows; those of parts of the data add.
+
+    Fields:
+        log_likelihood: Σ_n log p(x_n), nats.
+        counts: n_k = Σ_n r_nk.
+        first: Σ_n r_nk (x_n − μ_k).
+        second: Σ_n r_nk (x_n − μ_k)(x_n − μ_k)ᵀ in the shape of the covariance family.
+        pairs: how many responsibilities took part.
+        dropped: an upper bound on the sum of those that did not.
+    """
+
+    log_likelihood: ExactSum
+    counts: Float[Array, " k"]
+    first: Float[Array, "k d"]
+    second: Array
+    pairs: Float[Array, ""]
+    dropped: Float[Array, ""]
+
+    def __add__(self, other: "Stats") -> "Stats":
+        return Stats(
+            self.log_likelihood + other.log_likelihood,
+            self.counts + other.counts,
+            self.first + other.first,
+            self.second + other.second,
+            self.pairs + other.pairs,
+            self.dropped + other.dropped,
+        )
+
+
+@pytree
+class _Moments:
+    first: Array
+    second: Array
+
+    def __add__(self, other: "_Moments") -> "_Moments":
+        return _Moments(self.first + other.first, self.second + other.second)
+
+
+def collect(
+    gmm: GMM,
+    x: Float[Array, "n d"],
+    r: Float[Array, "n k"],
+    log_likelihood: Float[Array, " n"],
+    dropped: Float[Array, ""],
+) -> Stats:
+    """The sums of x under responsibilities r, many of which may be zero."""
+
+    def moments(part: tuple[Array, Array], weight: Array) -> _Moments:
+        rows, share = part[0], part[1] * weight[:, None]
+        return _Moments(first_moments(rows, share, gmm.means), gmm.covariance.moments(rows, share, gmm.means))
+
+    def products() -> _Moments:
+        return sum_chunks(moments, (x, r))
+
+    def pairs() -> _Moments:
+        chosen = Pairs.of((r > 0).T)
+
+        def component(k: Array) -> _Moments:
+            def add(total: _Moments, rows: Array, valid: Array) -> _Moments:
+                y, share = x[rows] - gmm.means[k][None], jnp.where(valid, r[rows, k], 0)
+                return total + _Moments(matmul(share, y), gmm.covariance.scatter(y, share))
+
+            zero = jax.eval_shape(lambda: gmm.covariance.scatter(x[:1], r[:1, 0]))
+            return chosen.fold(k, add, _Moments(jnp.zeros(gmm.d, x.dtype), jnp.zeros(zero.shape, x.dtype)))
+
+        return jax.lax.map(component, jnp.arange(gmm.k))
+
+    n_pairs = (r > 0).sum()
+    below = gmm.covariance.sparse_below
+    if gmm.k < SPARSE_COMPONENTS or below == 0:
+        sums = products()
+    else:
+        sums = jax.lax.cond(n_pairs <= below * r.size, pairs, products)
+    return Stats(ExactSum.of(log_likelihood), r.sum(axis=0), sums.first, sums.second, n_pairs.astype(x.dtype), dropped)
