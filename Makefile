@@ -29,8 +29,16 @@ lint: install
 types: install
 	$(BIN)/mypy
 
-bench: install
-	$(BIN)/python benchmarks/sklearn_full_covariance.py $(if $(DATA),--data-dir $(DATA))
+# make bench DATA=DIR: DIR holds CIFAR-10. The other libraries get an environment of their own; PEERS adds to what pip
+# installs there: jax[cuda13] on a GPU, or a torch without CUDA on a CPU,
+# PEERS="--extra-index-url https://download.pytorch.org/whl/cpu torch==2.13.0+cpu".
+bench: install .venv-bench/installed
+	$(BIN)/python benchmarks/em.py --peers .venv-bench/bin/python $(if $(DATA),--data-dir $(DATA))
+
+.venv-bench/installed: benchmarks/peers.txt
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --requirement benchmarks/peers.txt $(PEERS)
+	@touch $@
 
 # Exact versions for every platform and Python from 3.11, from the ranges in pyproject.toml.
 lock: install
@@ -38,4 +46,4 @@ lock: install
 	$(BIN)/uv pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 --extra dev --no-header pyproject.toml --output-file requirements.lock
 
 clean:
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache build *.egg-info
+	rm -rf .venv .venv-bench .pytest_cache .mypy_cache .ruff_cache build *.egg-info

@@ -1,4 +1,4 @@
-"""One library fits one case, in a process of its own: python contestants.py NAME FOLDER ITERATIONS.
+"""One library fits one case, in a process of its own: python contestants.py NAME FOLDER ITERATIONS REG_COVAR.
 
 FOLDER holds x.npy [N, D] float32 and start.npz: weights [K], means [K, D], covariances [K, D, D] or [K, D], float64.
 Writes NAME.npz with the final parameters, and prints one JSON line: the seconds of each iteration, or their mean where
@@ -19,11 +19,12 @@ Parameters = tuple[np.ndarray, np.ndarray, np.ndarray]
 Result = tuple[list[float], Parameters]
 
 
-def jgmm(x: np.ndarray, start: Parameters, iterations: int) -> Result:
+def jgmm(x: np.ndarray, start: Parameters, iterations: int, reg_covar: float) -> Result:
     import jax
     import jax.numpy as jnp
 
     from jgmm import em
+    from jgmm.covariance.base import Prior
     from jgmm.covariance.diag import Diag
     from jgmm.covariance.full import Full
     from jgmm.mixture import GMM
@@ -44,6 +45,7 @@ def jgmm(x: np.ndarray, start: Parameters, iterations: int) -> Result:
             start=first,
             max_iter=n,
             tol=0.0,
+            prior=Prior(0.0, 1.0, reg_covar, 0.0),
             callback=lambda state: ticks.append(time.perf_counter()),
         )
         return state.gmm
@@ -54,7 +56,7 @@ def jgmm(x: np.ndarray, start: Parameters, iterations: int) -> Result:
     return list(np.diff(ticks)), (np.exp(gmm.log_weights), np.asarray(gmm.means), np.asarray(covariances))
 
 
-def scikit_learn(x: np.ndarray, start: Parameters, iterations: int) -> Result:
+def scikit_learn(x: np.ndarray, start: Parameters, iterations: int, reg_covar: float) -> Result:
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
 
@@ -78,6 +80,7 @@ def scikit_learn(x: np.ndarray, start: Parameters, iterations: int) -> Result:
         precisions_init=precisions,
         max_iter=iterations,
         tol=0,
+        reg_covar=reg_covar,
     )
     model.seconds = []
     with warnings.catch_warnings():
@@ -86,11 +89,11 @@ def scikit_learn(x: np.ndarray, start: Parameters, iterations: int) -> Result:
     return model.seconds, (model.weights_, model.means_, model.covariances_)
 
 
-def scikit_learn_float64(x: np.ndarray, start: Parameters, iterations: int) -> Result:
-    return scikit_learn(x.astype(np.float64), start, iterations)
+def scikit_learn_float64(x: np.ndarray, start: Parameters, iterations: int, reg_covar: float) -> Result:
+    return scikit_learn(x.astype(np.float64), start, iterations, reg_covar)
 
 
-def scikit_learn_torch(x: np.ndarray, start: Parameters, iterations: int) -> Result:
+def scikit_learn_torch(x: np.ndarray, start: Parameters, iterations: int, reg_covar: float) -> Result:
     """scikit-learn on torch tensors on the GPU."""
     import sklearn
     import torch
@@ -111,6 +114,7 @@ def scikit_learn_torch(x: np.ndarray, start: Parameters, iterations: int) -> Res
             init_params="random_from_data",
             max_iter=n,
             tol=0,
+            reg_covar=reg_covar,
         )
         torch.cuda.synchronize()
         begun = time.perf_counter()
@@ -128,7 +132,7 @@ def scikit_learn_torch(x: np.ndarray, start: Parameters, iterations: int) -> Res
     return [(seconds - once) / iterations] * iterations, final
 
 
-def gmmx(x: np.ndarray, start: Parameters, iterations: int) -> Result:
+def gmmx(x: np.ndarray, start: Parameters, iterations: int, reg_covar: float) -> Result:
     import jax
     from gmmx import EMFitter, GaussianMixtureModelJax
 
@@ -136,7 +140,7 @@ def gmmx(x: np.ndarray, start: Parameters, iterations: int) -> Result:
     first = GaussianMixtureModelJax.from_squeezed(
         means, covariances, weights / weights.sum(), "full" if covariances.ndim == 3 else "diag"
     )
-    fitter, data = EMFitter(max_iter=iterations, tol=0.0), jax.numpy.asarray(x)
+    fitter, data = EMFitter(max_iter=iterations, tol=0.0, reg_covar=reg_covar), jax.numpy.asarray(x)
     compiled = EMFitter.fit.lower(fitter, data, first).compile()
     begun = time.perf_counter()
     result = jax.block_until_ready(compiled(fitter, data, first))
@@ -145,7 +149,7 @@ def gmmx(x: np.ndarray, start: Parameters, iterations: int) -> Result:
     return [seconds] * iterations, (gmm.weights_numpy, gmm.means_numpy, np.asarray(gmm.covariances.values_numpy))
 
 
-def torchgmm(x: np.ndarray, start: Parameters, iterations: int) -> Result:
+def torchgmm(x: np.ndarray, start: Parameters, iterations: int, reg_covar: float) -> Result:
     """Full batches by its own training module, one EM iteration an epoch."""
     import logging
 
@@ -174,7 +178,9 @@ def torchgmm(x: np.ndarray, start: Parameters, iterations: int) -> Result:
         def on_train_end(self, *_):
             ticks.append(time.perf_counter())
 
-    module = GaussianMixtureLightningModule(model, convergence_tolerance=0, is_batch_training=False)
+    module = GaussianMixtureLightningModule(
+        model, convergence_tolerance=0, covariance_regularization=reg_covar, is_batch_training=False
+    )
     loader = DataLoader(dataset_from_tensors(torch.as_tensor(x)), batch_size=len(x), collate_fn=collate_tensor)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -185,7 +191,7 @@ def torchgmm(x: np.ndarray, start: Parameters, iterations: int) -> Result:
     return list(np.diff(ticks)), (model.component_probs.cpu().numpy(), model.means.cpu().numpy(), covariances)
 
 
-CONTESTANTS: dict[str, Callable[[np.ndarray, Parameters, int], Result]] = {
+CONTESTANTS: dict[str, Callable[[np.ndarray, Parameters, int, float], Result]] = {
     "jgmm": jgmm,
     "scikit-learn float64": scikit_learn_float64,
     "scikit-learn float32": scikit_learn,
@@ -204,16 +210,16 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
-def main(name: str, folder: Path, iterations: int) -> None:
+def main(name: str, folder: Path, iterations: int, reg_covar: float) -> None:
     x = np.load(folder / "x.npy")
     with np.load(folder / "start.npz") as file:
         start = (file["weights"], file["means"], file["covariances"])
     before = peak()
-    seconds, (weights, means, covariances) = CONTESTANTS[name](x, start, iterations)
+    seconds, (weights, means, covariances) = CONTESTANTS[name](x, start, iterations, reg_covar)
     after = peak()  # what is done to the result from here on is not the library's
     np.savez(folder / f"{name}.npz", weights=weights, means=means, covariances=covariances)
     print(json.dumps({"seconds": list(map(float, seconds)), "gib_before": before, "gib_peak": after}))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))
+    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4]))

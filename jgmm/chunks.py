@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 # About this many elements a chunk: large enough for full-speed matrix products, small enough for the caches.
-ELEMENTS = 2**22
+ELEMENTS = 2**20
 
 # A pytree of arrays; where sums are meant, one that adds, with all zeros for its zero.
 S = TypeVar("S", bound=Any)

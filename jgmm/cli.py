@@ -1,10 +1,13 @@
 """What the commands share: parsing into a dataclass, and one clear line with exit code 2 for bad input."""
 
 import contextlib
+import hashlib
 import io
 import os
+import platform
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import platformdirs
@@ -32,13 +35,21 @@ def parse(options: type[T], *, prog: str, args: Sequence[str] | None = None, def
 
 def compile_once() -> None:
     """Keep compiled programs on disk, in $JAX_COMPILATION_CACHE_DIR or the user's cache folder, so that the next run of
-    the same shapes does not compile."""
+    the same shapes does not compile. Each kind of processor has its own folder, for programs are not portable."""
     import jax
 
     config: Any = jax.config  # its options are attributes made at run time
     if config.jax_compilation_cache_dir is None:
-        jax.config.update("jax_compilation_cache_dir", platformdirs.user_cache_dir("jgmm"))
+        jax.config.update("jax_compilation_cache_dir", str(Path(platformdirs.user_cache_dir("jgmm")) / _processor()))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+def _processor() -> str:
+    """A name for the instructions that this processor has."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    features = [line for line in lines if line.lower().startswith(("flags", "features"))][:1]
+    return hashlib.sha256("".join([platform.machine(), platform.processor(), *features]).encode()).hexdigest()[:16]
 
 
 def run(main: Callable[[], None]) -> None:

@@ -28,8 +28,8 @@ from jgmm.screening import carried_over, log_joint_of_relevant, negligible, no_b
 from jgmm.stats import Stats, collect
 from jgmm.tables import COVARIANCES
 
-# About this many pairs (row, component) are taken at a time.
-PAIRS = 2**22
+# About this many pairs (row, component) are taken at a time, of at most so many rows.
+PAIRS, ROWS = 2**22, 2**16
 # A component is dead when it explains less than this many rows.
 DEAD = 0.1
 
@@ -73,7 +73,7 @@ def _weighed(gmm: GMM, x: Array, weight: Array, log_p: Array, upper: Array) -> S
 
 def _rows(gmm: GMM) -> int:
     """Rows taken at a time where none are asked for: as many as fill the tiles of `jgmm.pairs`."""
-    return max(2048, PAIRS // gmm.k)
+    return max(2048, min(ROWS, PAIRS // gmm.k))
 
 
 def m_step(gmm: GMM, stats: Stats, prior: Prior) -> GMM:

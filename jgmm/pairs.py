@@ -19,6 +19,11 @@ TILE = 512
 C = TypeVar("C", bound=Any)
 
 
+def in_tiles(counts: Int[Array, " k"]) -> Int[Array, ""]:
+    """How many pairs are computed for so many of each component: the last tile of each is padded."""
+    return (-(-counts // TILE) * TILE).sum()
+
+
 @pytree
 class Pairs:
     """Chosen pairs.

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 from jgmm.chunks import map_chunks
 from jgmm.covariance.base import Distances
 from jgmm.mixture import GMM, log_constant
-from jgmm.pairs import Pairs
+from jgmm.pairs import Pairs, in_tiles
 
 # The share of pairs from which one product for all is cheaper than tiles of chosen ones.
 DENSE = 0.5
@@ -60,7 +60,7 @@ def log_joint_of_relevant(
     def every() -> Array:
         return constant[:, None] - 0.5 * map_chunks(distances.every, x).T
 
-    log_p = jax.lax.cond(relevant.mean() <= DENSE, some, every)
+    log_p = jax.lax.cond(in_tiles(relevant.sum(axis=1)) <= DENSE * k * n, some, every)
     known = log_p > -jnp.inf
     distance = jnp.sqrt(2 * jnp.maximum(constant[:, None] - log_p, 0))
     return log_p.T, jnp.where(known, log_p, upper).T, jnp.where(known, distance, bounds)

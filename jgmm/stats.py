@@ -8,7 +8,7 @@ from jgmm.centred import first_moments
 from jgmm.chunks import sum_chunks
 from jgmm.exact import ExactSum
 from jgmm.mixture import GMM
-from jgmm.pairs import Pairs
+from jgmm.pairs import Pairs, in_tiles
 from jgmm.products import matmul
 from jgmm.types import pytree
 
@@ -85,10 +85,11 @@ def collect(
 
         return jax.lax.map(component, jnp.arange(gmm.k))
 
-    n_pairs = (r > 0).sum()
+    rows = (r > 0).sum(axis=0)
     below = gmm.covariance.sparse_below
     if gmm.k < SPARSE_COMPONENTS or below == 0:
         sums = products()
     else:
-        sums = jax.lax.cond(n_pairs <= below * r.size, pairs, products)
-    return Stats(ExactSum.of(log_likelihood), r.sum(axis=0), sums.first, sums.second, n_pairs.astype(x.dtype), dropped)
+        sums = jax.lax.cond(in_tiles(rows) <= below * r.size, pairs, products)
+    n_pairs = rows.sum().astype(x.dtype)
+    return Stats(ExactSum.of(log_likelihood), r.sum(axis=0), sums.first, sums.second, n_pairs, dropped)

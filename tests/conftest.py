@@ -10,6 +10,10 @@ import numpy as np
 import pytest
 from jaxtyping import install_import_hook
 
+# Programs that the commands compile, here and in processes of their own, are kept apart from the user's cache.
+CACHE = str(Path(__file__).parents[1] / ".pytest_cache" / "jax")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE
+jax.config.update("jax_compilation_cache_dir", CACHE)
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

@@ -8,6 +8,7 @@ from helpers import dense, distances, method, random_mixture
 
 from jgmm.centred import squared_distances
 from jgmm.covariance.base import Prior
+from jgmm.covariance.full import Full
 from jgmm.products import grouped_matvec
 from jgmm.tables import COVARIANCES
 
@@ -126,3 +127,15 @@ def test_grouped_products_equal_gathered_ones(n, rng):
     x = rng.normal(size=(n, D))
     y = jax.jit(grouped_matvec)(jnp.asarray(matrices), jnp.asarray(group, jnp.int32), jnp.asarray(x))
     np.testing.assert_allclose(y, np.einsum("nde,ne->nd", matrices[group], x), rtol=1e-10)
+
+
+@pytest.mark.parametrize("relative", [None, 0.0, 0.5])
+def test_the_relative_floor_is_a_share_of_the_mean_variance(relative, rng):
+    d, n = 5, 40
+    x = rng.normal(size=(n, d)).astype(np.float32) * np.array([100, 10, 1, 1, 1], np.float32)
+    scatter, counts = jnp.asarray(x.T @ x)[None], jnp.full(1, n, jnp.float32)
+    updated = method(Full.identity(1, d, jnp.float32), "update", scatter, counts, Prior(0.0, 1.0, 0.0, relative))
+    expected = np.asarray(scatter[0]) / n
+    share = d * np.finfo(np.float32).eps if relative is None else relative
+    expected = expected + share * np.trace(expected) / d * np.eye(d)
+    np.testing.assert_allclose(method(updated, "dense")[0], expected, rtol=1e-5, atol=1e-4)

@@ -309,3 +309,19 @@ def test_a_resumed_fit_keeps_its_options(tmp_path, capsys):
     assert "interrupted fit" in refused(capsys, "--out", tmp_path / "run", "--dataset", "digits")
     with pytest.raises(jgmm.InputError, match="half-written"):
         jgmm.load(tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_the_second_run_of_the_same_shapes_does_not_compile(tmp_path):
+    def seconds_compiling(name):
+        command = [sys.executable, "-m", "jgmm.fit", "--dataset", "digits", "--k", "10", "--out", str(tmp_path / name)]
+        environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache")}
+        subprocess.run(command, check=True, capture_output=True, env=environment)
+        config = json.loads((tmp_path / name / "config.json").read_text())
+        first = json.loads((tmp_path / name / "metrics.jsonl").read_text().splitlines()[0])
+        return config["summary"]["compile_seconds"], first["compile_seconds"]
+
+    (first, _), (second, first_iteration) = seconds_compiling("first"), seconds_compiling("second")
+    print(f"compiling: {first:.1f} s, then {second:.1f} s, of which {first_iteration:.1f} s in the first iteration")
+    assert second < 0.5 * first
+    assert first_iteration < 1

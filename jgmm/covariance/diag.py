@@ -1,7 +1,7 @@
 """Diagonal covariances: Σ_k = diag(σ²_k)."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -17,6 +17,8 @@ class Diag(Covariance):
     """One variance for every component and feature."""
 
     variances: Float[Array, "k d"]
+
+    sparse_below: ClassVar[float] = 0.05
 
     @classmethod
     def identity(cls, k: int, d: int, dtype: Any = None) -> "Diag":
@@ -36,6 +38,9 @@ class Diag(Covariance):
 
     def moments(self, x: Float[Array, "n d"], r: Float[Array, "n k"], means: Float[Array, "k d"]) -> Array:
         return second_moments(x, r, means, 1 / self.variances)
+
+    def scatter(self, y: Float[Array, "t d"], r: Float[Array, " t"]) -> Array:
+        return matmul(r, y * y)
 
     def update(self, scatter: Array, counts: Float[Array, " k"], prior: Prior) -> "Diag":
         return type(self)(prior.variance_of(jnp.maximum(scatter, 0), counts[:, None]))

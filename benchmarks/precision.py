@@ -1,0 +1,128 @@
+"""What each precision of the matrix products costs in accuracy, against float64.
+
+    python benchmarks/precision.py --data-dir DIR
+
+A full-covariance mixture of PCA-300 codes of CIFAR-10, fitted in float32 by products in full precision, is evaluated
+by products of lower precision, and fitted on by them for a few iterations. Prints the largest error of a log-density,
+that of the mean, and how far below float64 the log-likelihood is after the iterations.
+
+The units of GPUs and TPUs are imitated: the roundings of TF32 (10 bits of mantissa, NVIDIA's "high" and "default"), of
+three bfloat16 passes (a TPU's "high") and of bfloat16 (its "default") are put on the factors of every product, which
+is what those units do before they multiply and add up in float32.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+
+import jgmm.centred
+import jgmm.covariance.full
+import jgmm.stats
+from jgmm import em, mixture, pca
+from jgmm.data import load
+from jgmm.mixture import GMM
+from jgmm.workflow import encode
+
+Product = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+@dataclass(frozen=True)
+class Options:
+    data_dir: Path | None = None
+    """Folder with CIFAR-10; without it the embedded photographs stand in."""
+    n: int = 10_000
+    d: int = 300
+    k: int = 10
+    iterations: int = 5
+
+
+def rounded(a: jax.Array, bits: int) -> jax.Array:
+    """a with so many explicit bits of mantissa."""
+    return jax.lax.reduce_precision(a, exponent_bits=8, mantissa_bits=bits)
+
+
+def exact(a: jax.Array, b: jax.Array) -> jax.Array:
+    return jnp.matmul(a, b, precision="highest")
+
+
+def one_pass(bits: int) -> Product:
+    return lambda a, b: exact(rounded(a, bits), rounded(b, bits))
+
+
+def three_passes(a: jax.Array, b: jax.Array) -> jax.Array:
+    high_a, high_b = rounded(a, 7), rounded(b, 7)
+    low_a, low_b = rounded(a - high_a, 7), rounded(b - high_b, 7)
+    return exact(high_a, high_b) + exact(low_a, high_b) + exact(high_a, low_b)
+
+
+PRODUCTS: dict[str, Product] = {
+    "float32 (highest)": exact,
+    "bfloat16, three passes (high on a TPU)": three_passes,
+    "TF32 (high and default on NVIDIA)": one_pass(10),
+    "bfloat16 (default on a TPU)": one_pass(7),
+}
+
+
+@contextlib.contextmanager
+def products_by(product: Product) -> Iterator[None]:
+    """Every product of EM and of densities by `product`."""
+    modules = (jgmm.centred, jgmm.covariance.full, jgmm.stats)
+    kept = [module.matmul for module in modules]
+    for module in modules:
+        module.matmul = product
+    jax.clear_caches()
+    try:
+        yield
+    finally:
+        for module, original in zip(modules, kept, strict=True):
+            module.matmul = original
+        jax.clear_caches()
+
+
+def main(options: Options) -> None:
+    images = load("cifar10", options.data_dir) if options.data_dir else load("photos")
+    pixels = images.pixels[: options.n].reshape(options.n, -1)
+    rotation, _ = pca.fit(pixels, options.d, scale=1 / 127.5, shift=-1.0)
+    x, _ = encode(rotation, pixels, "float32")
+    begin = em.fit(jax.random.key(0), x, k=options.k, covariance_type="full", max_iter=5, tol=0.0).gmm
+
+    def go_on(gmm: GMM, data: jax.Array) -> GMM:
+        fitted = em.fit(jax.random.key(0), data, k=options.k, start=gmm, max_iter=options.iterations, tol=0.0)
+        return fitted.gmm
+
+    by: dict[str, tuple[np.ndarray, GMM | None]] = {}
+    for name, product in PRODUCTS.items():
+        with products_by(product):
+            densities = np.asarray(mixture.log_prob(begin, x), np.float64)
+            try:
+                by[name] = densities, go_on(begin, x)
+            except jgmm.InputError:
+                by[name] = densities, None
+    jax.config.update("jax_enable_x64", True)
+    data, begin64 = jnp.asarray(x, jnp.float64), as_float64(begin)
+    true, best = np.asarray(mixture.log_prob(begin64, data)), mean_log_prob(go_on(begin64, data), data)
+    print(f"{images.name} PCA-{options.d}, N={options.n}, K={options.k} full; {jax.default_backend()}\n")
+    print("| products | largest error of a log-density, nats | error of the mean | loss after the iterations |")
+    print("|---|---|---|---|")
+    for name, (densities, gmm) in by.items():
+        error = densities - true
+        loss = "not positive definite" if gmm is None else f"{best - mean_log_prob(as_float64(gmm), data):.1e}"
+        print(f"| {name} | {np.abs(error).max():.1e} | {error.mean():+.1e} | {loss} |")
+
+
+def as_float64(gmm: GMM) -> GMM:
+    return jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), gmm)
+
+
+def mean_log_prob(gmm: GMM, x: jax.Array) -> float:
+    return float(mixture.log_prob(gmm, x).mean())
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))

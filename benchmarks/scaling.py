@@ -1,0 +1,77 @@
+"""How the cost of an EM iteration grows with N, K and D: python benchmarks/scaling.py --data-dir DIR.
+
+Fits of full and of diagonal covariances to principal codes of CIFAR-10, one of N, K, D changed at a time; the median of
+the last iterations, as a ratio to the largest fit, and the exponent between neighbours.
+"""
+
+import itertools
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+
+from jgmm import em, pca
+from jgmm.data import load
+from jgmm.workflow import encode
+
+
+@dataclass(frozen=True)
+class Options:
+    data_dir: Path | None = None
+    """Folder with CIFAR-10; without it the embedded photographs stand in."""
+    families: tuple[str, ...] = ("full", "diag")
+    n: tuple[int, ...] = (50_000, 25_000, 12_500)
+    k: tuple[int, ...] = (100, 50, 25)
+    d: tuple[int, ...] = (300, 150, 75)
+    iterations: int = 10
+    last: int = 4
+
+
+def main(options: Options) -> None:
+    images = load("cifar10", options.data_dir) if options.data_dir else load("photos")
+    pixels = images.pixels.reshape(len(images), -1)
+    rotation, _ = pca.fit(pixels, options.d[0], scale=1 / 127.5, shift=-1.0)
+    codes = np.asarray(encode(rotation, pixels, "float32")[0])
+    metric = np.asarray(rotation.code_variances())
+
+    def seconds(family: str, n: int, k: int, d: int) -> float:
+        ticks: list[float] = []
+        em.fit(
+            jax.random.key(0),
+            jnp.asarray(codes[:n, :d]),
+            k=k,
+            covariance_type=family,
+            metric=jnp.asarray(metric[:d]),
+            max_iter=options.iterations,
+            tol=0.0,
+            callback=lambda state: ticks.append(time.perf_counter()),
+        )
+        return float(np.median(np.diff(ticks)[-options.last :]))
+
+    print(f"{images.name}, {jax.default_backend()}: {jax.devices()[0].device_kind}\n")
+    print("| covariances | N | K | D | time of an iteration | exponent |\n|---|---|---|---|---|---|")
+    for family in options.families:
+        largest = (options.n[0], options.k[0], options.d[0])
+        base = seconds(family, *largest)
+        print(f"| {family} | {largest[0]:,} | {largest[1]} | {largest[2]} | 1 | |", flush=True)
+        for axis, values in enumerate((options.n, options.k, options.d)):
+            time_before = base
+            for before, value in itertools.pairwise(values):
+                size = [*largest]
+                size[axis] = value
+                now = seconds(family, *size)
+                exponent = np.log(time_before / now) / np.log(before / value)
+                print(
+                    f"| {family} | {size[0]:,} | {size[1]} | {size[2]} | {now / base:.3f} | "
+                    f"{exponent:.2f} in {'NKD'[axis]} |",
+                    flush=True,
+                )
+                time_before = now
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))
