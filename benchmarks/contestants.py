@@ -29,7 +29,7 @@ def jgmm(x: np.ndarray, start: Parameters, iterations: int, reg_covar: float) ->
     from jgmm.covariance.full import Full
     from jgmm.mixture import GMM
 
-    data = jnp.asarray(x)
+    data = jax.device_put(x)
     weights, means, covariances = (jnp.asarray(p, x.dtype) for p in start)
     full = covariances.ndim == 3
     first = GMM(jnp.log(weights), means, Full.from_dense(covariances) if full else Diag(covariances))
@@ -56,6 +56,13 @@ def jgmm(x: np.ndarray, start: Parameters, iterations: int, reg_covar: float) ->
     return list(np.diff(ticks)), (np.exp(gmm.log_weights), np.asarray(gmm.means), np.asarray(covariances))
 
 
+def scikit_learn_start(start: Parameters, dtype: np.dtype) -> Parameters:
+    """Weights, means and precisions."""
+    weights, means, covariances = start
+    precisions = np.linalg.inv(covariances) if covariances.ndim == 3 else 1 / covariances
+    return (weights / weights.sum()).astype(dtype), means.astype(dtype), precisions.astype(dtype)
+
+
 def scikit_learn(x: np.ndarray, start: Parameters, iterations: int, reg_covar: float) -> Result:
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
@@ -69,13 +76,11 @@ def scikit_learn(x: np.ndarray, start: Parameters, iterations: int, reg_covar: f
             super()._m_step(X, log_resp, xp=xp)
             self.seconds.append(time.perf_counter() - self.begun)
 
-    weights, means, covariances = (p.astype(x.dtype) for p in start)
-    full = covariances.ndim == 3
-    precisions = np.linalg.inv(start[2]).astype(x.dtype) if full else 1 / covariances
+    weights, means, precisions = scikit_learn_start(start, x.dtype)
     model = Timed(
         len(means),
-        covariance_type="full" if full else "diag",
-        weights_init=weights / weights.sum(),
+        covariance_type="full" if precisions.ndim == 3 else "diag",
+        weights_init=weights,
         means_init=means,
         precisions_init=precisions,
         max_iter=iterations,
@@ -99,18 +104,16 @@ def scikit_learn_torch(x: np.ndarray, start: Parameters, iterations: int, reg_co
     import torch
     from sklearn.mixture import GaussianMixture
 
-    weights, means, covariances = (p.astype(x.dtype) for p in start)
-    full = covariances.ndim == 3
-    precisions = np.linalg.inv(start[2]).astype(x.dtype) if full else 1 / covariances
-    on_gpu = [torch.as_tensor(a, device="cuda") for a in (weights / weights.sum(), means, precisions, x)]
+    weights, means, precisions = (torch.as_tensor(p, device="cuda") for p in scikit_learn_start(start, x.dtype))
+    data = torch.as_tensor(x, device="cuda")
 
     def run(n: int) -> tuple[float, GaussianMixture]:
         model = GaussianMixture(
             len(means),
-            covariance_type="full" if full else "diag",
-            weights_init=on_gpu[0],
-            means_init=on_gpu[1],
-            precisions_init=on_gpu[2],
+            covariance_type="full" if precisions.ndim == 3 else "diag",
+            weights_init=weights,
+            means_init=means,
+            precisions_init=precisions,
             init_params="random_from_data",
             max_iter=n,
             tol=0,
@@ -118,7 +121,7 @@ def scikit_learn_torch(x: np.ndarray, start: Parameters, iterations: int, reg_co
         )
         torch.cuda.synchronize()
         begun = time.perf_counter()
-        model.fit(on_gpu[3])
+        model.fit(data)
         torch.cuda.synchronize()
         return time.perf_counter() - begun, model
 
@@ -126,7 +129,7 @@ def scikit_learn_torch(x: np.ndarray, start: Parameters, iterations: int, reg_co
         warnings.simplefilter("ignore")
         run(1)
         once, _ = run(1)
-        seconds, model = run(1 + iterations)  # the difference of two lengths is iterations alone
+        seconds, _ = run(1 + iterations)  # the difference of two lengths is iterations alone
         _, model = run(iterations)
     final = tuple(p.cpu().numpy() for p in (model.weights_, model.means_, model.covariances_))
     return [(seconds - once) / iterations] * iterations, final
@@ -140,7 +143,7 @@ def gmmx(x: np.ndarray, start: Parameters, iterations: int, reg_covar: float) ->
     first = GaussianMixtureModelJax.from_squeezed(
         means, covariances, weights / weights.sum(), "full" if covariances.ndim == 3 else "diag"
     )
-    fitter, data = EMFitter(max_iter=iterations, tol=0.0, reg_covar=reg_covar), jax.numpy.asarray(x)
+    fitter, data = EMFitter(max_iter=iterations, tol=0.0, reg_covar=reg_covar), jax.device_put(x)
     compiled = EMFitter.fit.lower(fitter, data, first).compile()
     begun = time.perf_counter()
     result = jax.block_until_ready(compiled(fitter, data, first))
@@ -211,7 +214,8 @@ def peak() -> float:
 
 
 def main(name: str, folder: Path, iterations: int, reg_covar: float) -> None:
-    x = np.load(folder / "x.npy")
+    x = np.load(folder / "x.npy", mmap_mode="r")  # on pages of its own, which JAX can use without a copy
+    x.sum()
     with np.load(folder / "start.npz") as file:
         start = (file["weights"], file["means"], file["covariances"])
     before = peak()

@@ -20,15 +20,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
+from cifar_codes import codes, load_pixels
 
 import jgmm.centred
 import jgmm.covariance.full
 import jgmm.stats
-from jgmm import em, mixture, pca
+from jgmm import em, mixture
 from jgmm.covariance.base import Prior
-from jgmm.data import load
 from jgmm.mixture import GMM
-from jgmm.workflow import encode
 
 Product = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -89,10 +88,8 @@ def products_by(product: Product) -> Iterator[None]:
 
 
 def main(options: Options) -> None:
-    images = load("cifar10", options.data_dir) if options.data_dir else load("photos")
-    pixels = images.pixels[: options.n].reshape(options.n, -1)
-    rotation, _ = pca.fit(pixels, options.d, scale=1 / 127.5, shift=-1.0)
-    x, _ = encode(rotation, pixels, "float32")
+    data_name, pixels = load_pixels(options.data_dir)
+    x = jnp.asarray(codes(pixels[: options.n], options.d)[0])
     prior = Prior(0.0, 1.0, options.reg_covar, 0.0)
     begin = em.fit(jax.random.key(0), x, k=options.k, covariance_type="full", max_iter=5, tol=0.0, prior=prior).gmm
 
@@ -113,7 +110,7 @@ def main(options: Options) -> None:
     data, begin64 = jnp.asarray(x, jnp.float64), as_float64(begin)
     true, best = np.asarray(mixture.log_prob(begin64, data)), mean_log_prob(go_on(begin64, data), data)
     print("each against float64, nats an image")
-    print(f"{images.name} PCA-{options.d}, N={options.n}, K={options.k} full; {jax.default_backend()}\n")
+    print(f"{data_name} PCA-{options.d}, N={options.n}, K={options.k} full; {jax.default_backend()}\n")
     print(
         "| products | largest error of a log-density, nats | error of the mean | log-likelihood after the iterations |"
     )

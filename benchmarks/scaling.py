@@ -13,10 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
+from cifar_codes import codes, load_pixels
 
-from jgmm import em, pca
-from jgmm.data import load
-from jgmm.workflow import encode
+from jgmm import em
 
 
 @dataclass(frozen=True)
@@ -32,17 +31,14 @@ class Options:
 
 
 def main(options: Options) -> None:
-    images = load("cifar10", options.data_dir) if options.data_dir else load("photos")
-    pixels = images.pixels.reshape(len(images), -1)
-    rotation, _ = pca.fit(pixels, options.d[0], scale=1 / 127.5, shift=-1.0)
-    codes = np.asarray(encode(rotation, pixels, "float32")[0])
-    metric = np.asarray(rotation.code_variances())
+    name, pixels = load_pixels(options.data_dir)
+    z, metric = codes(pixels, options.d[0])
 
     def seconds(family: str, n: int, k: int, d: int) -> float:
         ticks: list[float] = []
         em.fit(
             jax.random.key(0),
-            jnp.asarray(codes[:n, :d]),
+            jnp.asarray(z[:n, :d]),
             k=k,
             covariance_type=family,
             metric=jnp.asarray(metric[:d]),
@@ -52,7 +48,7 @@ def main(options: Options) -> None:
         )
         return float(np.median(np.diff(ticks)[-options.last :]))
 
-    print(f"{images.name}, {jax.default_backend()}: {jax.devices()[0].device_kind}\n")
+    print(f"{name}, {jax.default_backend()}: {jax.devices()[0].device_kind}\n")
     print("| covariances | N | K | D | time of an iteration | exponent |\n|---|---|---|---|---|---|")
     for family in options.families:
         largest = (options.n[0], options.k[0], options.d[0])

@@ -29,7 +29,7 @@ from jgmm.stats import Stats, collect
 from jgmm.tables import COVARIANCES
 
 # About this many pairs (row, component) are taken at a time, of at most so many rows.
-PAIRS, ROWS = 2**22, 2**16
+PAIRS, ROWS = 2**23, 2**16
 # A component is dead when it explains less than this many rows.
 DEAD = 0.1
 
@@ -258,7 +258,7 @@ def fit(
         n_init: restarts, of which the one with the highest objective is returned.
         tol: EM stops when the objective changes by less than this, in nats a row.
         prior: see `Prior`; None is maximum likelihood with scikit-learn's floor of 1e-6.
-        chunk_size: rows taken at a time; None chooses by D.
+        chunk_size: rows taken at a time; None chooses by K and D.
         start: a mixture to start from instead of clustering.
         state: a state once passed to `callback`, to go on from.
         callback: called with the state at the start of a restart and after every iteration.

@@ -104,16 +104,8 @@ class Options:
         }
         for name, table in tables.items():
             table.canonical(getattr(self, name))
-        least = {
-            "k": 1,
-            "n_init": 1,
-            "max_iter": 1,
-            "chunk_size": 1,
-            "relative_floor": 0,
-            "n_stat_samples": 2,
-            "batch_size": 1,
-        }
-        least |= {"tol": 0, "reg_covar": 0, "prior_strength": 0, "seed": 0, "n_components": 1}
+        least = {"k": 1, "n_components": 1, "n_init": 1, "max_iter": 1, "chunk_size": 1, "batch_size": 1}
+        least |= {"n_stat_samples": 2, "tol": 0, "reg_covar": 0, "relative_floor": 0, "prior_strength": 0, "seed": 0}
         for name, bound in least.items():
             value = getattr(self, name)
             flag = "n_pca" if name == "n_components" else name

@@ -26,22 +26,14 @@ def in_tiles(counts: Int[Array, " k"]) -> Int[Array, ""]:
 
 @pytree
 class Pairs:
-    """Chosen pairs.
+    """Chosen pairs: those where the mask is true."""
 
-    Fields:
-        ranks: how many rows up to and including n are chosen for component k. It tells where its t-th pair is.
-    """
-
-    ranks: Int[Array, "k n"]
-
-    @classmethod
-    def of(cls, mask: Bool[Array, "k n"]) -> "Pairs":
-        """Those where the mask is true."""
-        return cls(jnp.cumsum(mask, axis=1, dtype=jnp.int32))
+    mask: Bool[Array, "k n"]
 
     def fold(self, k: Int[Array, ""], f: Callable[[C, Int[Array, " t"], Bool[Array, " t"]], C], carry: C) -> C:
         """f over the tiles of component k: f(carry, rows, valid). Rows that are not valid repeat the last one."""
-        ranks = self.ranks[k]
+        # How many rows up to and including n are chosen: it tells where the t-th is.
+        ranks = jnp.cumsum(self.mask[k], dtype=jnp.int32)
         count, last = ranks[-1], ranks.shape[0] - 1
 
         def tile(t: Array, carry: C) -> C:

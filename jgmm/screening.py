@@ -18,8 +18,6 @@ from jgmm.covariance.base import Distances
 from jgmm.mixture import GMM, log_constant
 from jgmm.pairs import Pairs, in_tiles
 
-# The share of pairs from which one product for all is cheaper than tiles of chosen ones.
-DENSE = 0.5
 # The largest array of bounds, in elements.
 MOST = 2**27
 
@@ -50,17 +48,17 @@ def log_joint_of_relevant(
 
     # The component that may be the best of a row gives the density that the others must come near.
     likely = jnp.argmax(upper, axis=0)
-    first = Pairs.of(likely[None] == jnp.arange(k)[:, None]).values(log_density, jnp.full((k, n), -jnp.inf, x.dtype))
+    first = Pairs(likely[None] == jnp.arange(k)[:, None]).values(log_density, jnp.full((k, n), -jnp.inf, x.dtype))
     least = first.max(axis=0) + np.log(negligible(k, x.dtype))
     relevant = (upper >= least[None]) & (first == -jnp.inf)
 
     def some() -> Array:
-        return Pairs.of(relevant).values(log_density, first)
+        return Pairs(relevant).values(log_density, first)
 
     def every() -> Array:
         return constant[:, None] - 0.5 * map_chunks(distances.every, x).T
 
-    log_p = jax.lax.cond(in_tiles(relevant.sum(axis=1)) <= DENSE * k * n, some, every)
+    log_p = jax.lax.cond(in_tiles(relevant.sum(axis=1)) <= gmm.covariance.sparse_below * k * n, some, every)
     known = log_p > -jnp.inf
     distance = jnp.sqrt(2 * jnp.maximum(constant[:, None] - log_p, 0))
     return log_p.T, jnp.where(known, log_p, upper).T, jnp.where(known, distance, bounds)

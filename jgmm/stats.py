@@ -6,10 +6,10 @@ from jaxtyping import Array, Float
 
 from jgmm.centred import first_moments
 from jgmm.chunks import sum_chunks
+from jgmm.covariance.base import Covariance
 from jgmm.exact import ExactSum
 from jgmm.mixture import GMM
 from jgmm.pairs import Pairs, in_tiles
-from jgmm.products import matmul
 from jgmm.types import pytree
 
 # Summing over chosen pairs pays from so many components.
@@ -65,23 +65,27 @@ def collect(
 ) -> Stats:
     """The sums of x under responsibilities r, many of which may be zero."""
 
-    def moments(part: tuple[Array, Array], weight: Array) -> _Moments:
-        rows, share = part[0], part[1] * weight[:, None]
-        return _Moments(first_moments(rows, share, gmm.means), gmm.covariance.moments(rows, share, gmm.means))
+    def moments(x: Array, r: Array, means: Array, covariance: Covariance) -> _Moments:
+        return _Moments(first_moments(x, r, means), covariance.moments(x, r, means))
 
     def products() -> _Moments:
-        return sum_chunks(moments, (x, r))
+        def chunk(part: tuple[Array, Array], weight: Array) -> _Moments:
+            return moments(part[0], part[1] * weight[:, None], gmm.means, gmm.covariance)
+
+        return sum_chunks(chunk, (x, r))
 
     def pairs() -> _Moments:
-        chosen = Pairs.of((r > 0).T)
+        chosen = Pairs((r > 0).T)
 
         def component(k: Array) -> _Moments:
-            def add(total: _Moments, rows: Array, valid: Array) -> _Moments:
-                y, share = x[rows] - gmm.means[k][None], jnp.where(valid, r[rows, k], 0)
-                return total + _Moments(matmul(share, y), gmm.covariance.scatter(y, share))
+            mean, covariance = jax.tree.map(lambda leaf: leaf[k][None], (gmm.means, gmm.covariance))
 
-            zero = jax.eval_shape(lambda: gmm.covariance.scatter(x[:1], r[:1, 0]))
-            return chosen.fold(k, add, _Moments(jnp.zeros(gmm.d, x.dtype), jnp.zeros(zero.shape, x.dtype)))
+            def tile(rows: Array, valid: Array) -> _Moments:
+                return moments(x[rows], jnp.where(valid, r[rows, k], 0)[:, None], mean, covariance)
+
+            zero = jax.tree.map(jnp.zeros_like, jax.eval_shape(tile, jnp.arange(1), jnp.ones(1, bool)))
+            sums = chosen.fold(k, lambda total, rows, valid: total + tile(rows, valid), zero)
+            return jax.tree.map(lambda leaf: leaf[0], sums)
 
         return jax.lax.map(component, jnp.arange(gmm.k))
 

@@ -14,7 +14,7 @@ def test_every_chosen_pair_is_visited_once(rng):
 
     @jax.jit
     def visits(mask):
-        pairs = Pairs.of(mask)
+        pairs = Pairs(mask)
 
         def component(k):
             def add(seen, rows, valid):
@@ -30,6 +30,6 @@ def test_every_chosen_pair_is_visited_once(rng):
 def test_values_fill_the_chosen_places_only(rng):
     n = TILE + 5
     mask, x = rng.random((3, n)) < 0.3, jnp.asarray(rng.normal(size=n), jnp.float32)
-    fill = jax.jit(lambda m: Pairs.of(m).values(lambda rows, k: x[rows] * (k + 1), jnp.full((3, n), -jnp.inf)))
+    fill = jax.jit(lambda m: Pairs(m).values(lambda rows, k: x[rows] * (k + 1), jnp.full((3, n), -jnp.inf)))
     expected = np.where(mask, np.asarray(x)[None] * np.array([[1], [2], [3]]), -np.inf)
     np.testing.assert_allclose(fill(jnp.asarray(mask)), expected, rtol=1e-6)

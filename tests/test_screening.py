@@ -92,7 +92,7 @@ def test_drift_bounds_every_direction(change, rng):
     scale, moved = a.distances(jnp.asarray(means)).drift(b, jnp.asarray(to_means))
     # The direction that shrinks most, and many others.
     least = np.linalg.svd(np.linalg.solve(np.asarray(b.cholesky[0]), np.asarray(a.cholesky[0])))[2][-1]
-    y = np.concatenate([least[None], rng.normal(size=(500, d))]) * np.array([[1.0]])
+    y = np.concatenate([least[None], rng.normal(size=(500, d))])
     x = jnp.asarray(means + 50 * y @ np.asarray(a.cholesky[0]).T)
     before = np.sqrt(distances(a, jnp.asarray(means), x))[:, 0]
     after = np.sqrt(distances(b, jnp.asarray(to_means), x))[:, 0]

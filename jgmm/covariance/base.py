@@ -11,7 +11,7 @@ A family is entered in `jgmm.tables.COVARIANCES` as a function identity(k, d, dt
 
 import abc
 from collections.abc import Callable
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -54,18 +54,18 @@ class Distances(NamedTuple):
     Fields:
         every: x -> those of all components.
         one: (x, k) -> those of component k.
-        drift: (Σ', μ') -> (σ_k, ν_k) so that for every x, √distance' ≥ σ_k √distance − ν_k.
+        drift: (Σ' of the same family, μ') -> (σ_k, ν_k) so that for every x, √distance' ≥ σ_k √distance − ν_k.
     """
 
     every: Callable[[Float[Array, "n d"]], Float[Array, "n k"]]
     one: Callable[[Float[Array, "t d"], Int[Array, ""]], Float[Array, " t"]]
-    drift: Callable[["Covariance", Float[Array, "k d"]], tuple[Float[Array, " k"], Float[Array, " k"]]]
+    drift: Callable[[Any, Float[Array, "k d"]], tuple[Float[Array, " k"], Float[Array, " k"]]]
 
 
 class Covariance(abc.ABC):
     """Σ_k for k = 1..K, as a pytree."""
 
-    # The share of pairs (row, component) below which summing `scatter` over them is cheaper than `moments`.
+    # The share of pairs (row, component) below which computing chosen ones is cheaper than products for all.
     sparse_below: ClassVar[float] = 0.0
 
     @abc.abstractmethod
@@ -87,10 +87,6 @@ class Covariance(abc.ABC):
     @abc.abstractmethod
     def moments(self, x: Float[Array, "n d"], r: Float[Array, "n k"], means: Float[Array, "k d"]) -> Array:
         """Σ_n r_nk (x_n − μ_k)(x_n − μ_k)ᵀ in the family's shape."""
-
-    def scatter(self, y: Float[Array, "t d"], r: Float[Array, " t"]) -> Array:
-        """Σ_n r_n y_n y_nᵀ, what rows add to `moments` of one component. For families with `sparse_below` > 0."""
-        raise NotImplementedError
 
     @abc.abstractmethod
     def update(self, scatter: Array, counts: Float[Array, " k"], prior: Prior) -> "Covariance":
@@ -125,10 +121,12 @@ class Covariance(abc.ABC):
 
     @property
     def screened(self) -> bool:
-        """Whether distances cost so much that the E-step should leave out those it can prove irrelevant. Such a
-        family has `distances`."""
+        """Whether distances cost so much that the E-step should leave out those it can prove irrelevant."""
         return False
 
     def distances(self, means: Float[Array, "k d"]) -> Distances:
-        """`mahalanobis`, and what screening needs."""
-        raise NotImplementedError
+        """`mahalanobis`, and what screening needs. A family that is screened does better than this, which is true of
+        every family: one distance costs as much as all, and nothing is known of the next mixture."""
+        every = self.mahalanobis(means)
+        nothing = jnp.zeros(means.shape[0], means.dtype)
+        return Distances(every, lambda x, k: every(x)[:, k], lambda to, to_means: (nothing, nothing))

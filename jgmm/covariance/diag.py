@@ -39,9 +39,6 @@ class Diag(Covariance):
     def moments(self, x: Float[Array, "n d"], r: Float[Array, "n k"], means: Float[Array, "k d"]) -> Array:
         return second_moments(x, r, means, 1 / self.variances)
 
-    def scatter(self, y: Float[Array, "t d"], r: Float[Array, " t"]) -> Array:
-        return matmul(r, y * y)
-
     def update(self, scatter: Array, counts: Float[Array, " k"], prior: Prior) -> "Diag":
         return type(self)(prior.variance_of(jnp.maximum(scatter, 0), counts[:, None]))
 

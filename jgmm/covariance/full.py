@@ -76,12 +76,10 @@ class Full(Covariance):
     def moments(self, x: Float[Array, "n d"], r: Float[Array, "n k"], means: Float[Array, "k d"]) -> Array:
         def component(_: None, leaf: tuple[Array, Array]) -> tuple[None, Array]:
             mean, weight = leaf
-            return None, self.scatter(x - mean[None], weight)
+            y = x - mean[None]
+            return None, matmul((y * weight[:, None]).T, y)  # (D, D)
 
         return jax.lax.scan(component, None, (means, r.T))[1]
-
-    def scatter(self, y: Float[Array, "t d"], r: Float[Array, " t"]) -> Array:
-        return matmul((y * r[:, None]).T, y)
 
     def pooled_moments(self, x: Float[Array, "n d"], r: Float[Array, "n k"], means: Float[Array, "k d"]) -> Array:
         # With m_n = Σ_k r_nk μ_k / s_n and s_n = Σ_k r_nk:  Σ_nk r_nk (x_n − μ_k)(x_n − μ_k)ᵀ
@@ -147,8 +145,7 @@ def _distances(means: Float[Array, "k d"], whiteners: Float[Array, "k d d"]) -> 
     def every(x: Float[Array, "n d"]) -> Float[Array, "n k"]:
         return jax.lax.scan(lambda _, leaf: (None, norms(x, *leaf)), None, (means, whiteners))[1].T
 
-    def drift(to: Covariance, to_means: Float[Array, "k d"]) -> tuple[Float[Array, " k"], Float[Array, " k"]]:
-        assert isinstance(to, Full)
+    def drift(to: Full, to_means: Float[Array, "k d"]) -> tuple[Float[Array, " k"], Float[Array, " k"]]:
         return jax.lax.map(lambda leaf: _drift(*leaf), (whiteners, to.cholesky, to_means - means))
 
     return Distances(every, lambda x, k: norms(x, means[k], whiteners[k]), drift)

@@ -1,0 +1,21 @@
+"""What the benchmarks fit: principal codes of CIFAR-10."""
+
+from pathlib import Path
+
+import numpy as np
+
+from jgmm import pca
+from jgmm.data import load
+from jgmm.workflow import encode
+
+
+def load_pixels(data_dir: Path | None) -> tuple[str, np.ndarray]:
+    """The name of the data and the images as rows; the embedded photographs stand in where no folder is given."""
+    images = load("cifar10", data_dir) if data_dir else load("photos")
+    return images.name, images.pixels.reshape(len(images), -1)
+
+
+def codes(pixels: np.ndarray, d: int) -> tuple[np.ndarray, np.ndarray]:
+    """The first d codes, float32, as `python -m jgmm.fit` makes them, and the metric of the pixels for k-means."""
+    rotation, _ = pca.fit(pixels, None if d == pixels.shape[1] else d, scale=1 / 127.5, shift=-1.0)
+    return np.asarray(encode(rotation, pixels, "float32")[0]), np.asarray(rotation.code_variances())
