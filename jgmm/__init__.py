@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jgmm import em as em
+    from jgmm import interpolant as interpolant
     from jgmm import mixture as mixture
     from jgmm.checkpoint import load as load
     from jgmm.checkpoint import save as save
@@ -25,6 +26,7 @@ _PUBLIC = {
     "PCA": "jgmm.pca:PCA",
     "Source": "jgmm.source:Source",
     "em": "jgmm.em",
+    "interpolant": "jgmm.interpolant",
     "load": "jgmm.checkpoint:load",
     "log_prob": "jgmm.source:log_prob",
     "mixture": "jgmm.mixture",

@@ -90,3 +90,37 @@ NORMALISATIONS = Table(
         "none": "jgmm.source:no_axes",
     },
 )
+
+# plan(weights0, weights1, cost, **options) -> which component goes with which, weights [K0, K1]
+PLANS = Table(
+    "plan",
+    {
+        "independent": "jgmm.interpolant.plans:independent",
+        "optimal": "jgmm.interpolant.plans:optimal",
+        "entropic": "jgmm.interpolant.plans:entropic",
+        "matched": "jgmm.interpolant.plans:matched",
+    },
+    aliases={"mw2": "optimal", "sinkhorn": "entropic"},
+)
+
+# schedule() -> Schedule
+SCHEDULES = Table(
+    "schedule",
+    {
+        "linear": "jgmm.interpolant.schedules:linear",
+        "trigonometric": "jgmm.interpolant.schedules:trigonometric",
+        "polynomial": "jgmm.interpolant.schedules:polynomial",
+        "cosine": "jgmm.interpolant.schedules:cosine",
+    },
+)
+
+# smoothing(t) -> γ_t²
+SMOOTHINGS = Table(
+    "smoothing",
+    {
+        "none": "jgmm.interpolant.schedules:none",
+        "brownian": "jgmm.interpolant.schedules:brownian",
+        "sine": "jgmm.interpolant.schedules:sine",
+    },
+    aliases={"sin2": "sine"},
+)

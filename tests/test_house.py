@@ -13,7 +13,7 @@ FLOORS = [
     {"checks", "tables", "types", "products", "chunks", "exact", "centred", "pairs", "data"},
     {"covariance"},
     {"mixture", "pca"},
-    {"init", "screening", "stats", "em", "figures"},
+    {"init", "screening", "stats", "em", "figures", "interpolant"},
     {"source", "checkpoint", "bits", "options", "cli"},
     {"progress", "report", "inputs"},
     {"summary", "workflow"},

@@ -104,6 +104,16 @@ class Covariance(abc.ABC):
     def dense(self) -> Float[Array, "#k d d"]:
         """Σ_k as a matrix."""
 
+    @property
+    def axis_aligned(self) -> bool:
+        """Whether Σ_k are diagonal, so that `variance` says all."""
+        return False
+
+    def factor(self) -> Float[Array, "#k d d"]:
+        """The lower Cholesky factors of Σ_k."""
+        dense = self.dense()
+        return jnp.sqrt(dense) if self.axis_aligned else jnp.linalg.cholesky(dense, symmetrize_input=False)
+
     @abc.abstractmethod
     def marginal(self, features: Int[Array, " a"]) -> "Covariance":
         """The covariance of a subset of the features."""

@@ -48,6 +48,10 @@ class Diag(Covariance):
     def image_variance(self, a: Float[Array, "p d"]) -> Float[Array, "#k p"]:
         return matmul(self.variances, (a * a).T)
 
+    @property
+    def axis_aligned(self) -> bool:
+        return True
+
     def dense(self) -> Float[Array, "#k d d"]:
         return self.variances[:, :, None] * jnp.eye(self.variances.shape[1], dtype=self.variances.dtype)[None]
 

@@ -118,6 +118,9 @@ class Full(Covariance):
     def dense(self) -> Float[Array, "#k d d"]:
         return matmul(self.cholesky, self.cholesky.swapaxes(1, 2))
 
+    def factor(self) -> Float[Array, "#k d d"]:
+        return self.cholesky
+
     def marginal(self, features: Int[Array, " a"]) -> "Full":
         # Rows of L: their product is the sub-matrix, and the R of a QR its Cholesky factor, without squaring.
         rows = self.cholesky[:, features]

@@ -48,6 +48,10 @@ class Spherical(Covariance):
     def image_variance(self, a: Float[Array, "p d"]) -> Float[Array, "#k p"]:
         return self.variances[:, None] * (a * a).sum(axis=1)[None]
 
+    @property
+    def axis_aligned(self) -> bool:
+        return True
+
     def dense(self) -> Float[Array, "#k d d"]:
         return self.variances[:, None, None] * jnp.eye(self.n_features, dtype=self.variances.dtype)[None]
 

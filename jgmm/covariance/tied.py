@@ -46,6 +46,13 @@ class Tied(Covariance):
     def dense(self) -> Float[Array, "1 d d"]:
         return self.shared.dense()
 
+    @property
+    def axis_aligned(self) -> bool:
+        return self.shared.axis_aligned
+
+    def factor(self) -> Float[Array, "1 d d"]:
+        return self.shared.factor()
+
     def marginal(self, features: Int[Array, " a"]) -> "Tied":
         return type(self)(self.shared.marginal(features))
 

@@ -1,0 +1,274 @@
+"""The path p_t of densities between two mixtures, its velocity and its score, in closed form.
+
+For a coupling Σ_l π_l N of (x_0, x_1) and x_t = b_t x_0 + a_t x_1 + γ_t z, every x_t | l is Gaussian, and by the law
+of total expectation, with α_l(x) = p(l | x_t = x):
+
+    log p_t(x) = logsumexp_l [log π_l + log N(x | m_l, C_l)]
+    u_t(x) = E[ẋ_t | x_t = x] = Σ_l α_l [ṁ_l + Cov(ẋ_t, x_t | l) C_l⁻¹ (x − m_l)]
+    ∇ log p_t(x) = −Σ_l α_l C_l⁻¹ (x − m_l)
+
+p and u satisfy ∂_t p = −div(u p), so the flow of u carries p_0 to p_1 (Albergo, Boffi and Vanden-Eijnden, Stochastic
+Interpolants, arXiv 2303.08797). All functions take a path, t (a number, or one for every row) and points x [N, D]; they
+may be jitted and differentiated. Nothing of size N·L·D is held: pairs are visited one by one.
+"""
+
+from collections.abc import Callable
+from dataclasses import field
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from jgmm.checks import check
+from jgmm.interpolant.checks import check_times
+from jgmm.interpolant.couplings import Coupling
+from jgmm.interpolant.laws import Functional, Law
+from jgmm.interpolant.schedules import Coefficients, OfTime, Schedule, as_schedule, as_smoothing, coefficients, none
+from jgmm.mixture import LOG_2PI
+from jgmm.screening import negligible
+from jgmm.types import pytree
+
+# A pair that at most this part of the rows has a share in is computed for so many rows alone, if they are enough.
+SHARES, FEWEST = (16, 4), 16
+
+Times = Float[Array, "..."] | float | int
+
+
+@pytree
+class Path:
+    """A coupling with a schedule and a smoothing; made by `path`.
+
+    Fields:
+        log_weights: log π_l of the L pairs.
+        means0, means1: the means of x_0 and x_1 in each.
+        law: the covariances of each.
+        schedule, smoothing: a_t, b_t and γ_t².
+    """
+
+    log_weights: Float[Array, " l"]
+    means0: Float[Array, "l d"]
+    means1: Float[Array, "l d"]
+    law: Law
+    schedule: Schedule = field(metadata={"static": True})
+    smoothing: OfTime = field(metadata={"static": True})
+
+    @property
+    def d(self) -> int:
+        """The number of features."""
+        return self.means0.shape[1]
+
+
+def path(coupling: Coupling, schedule: str | Schedule = "linear", smoothing: str | OfTime = "none") -> Path:
+    """The path of a coupling.
+
+    Arguments:
+        schedule: a name in `jgmm.tables.SCHEDULES`, or a `Schedule`.
+        smoothing: a name in `jgmm.tables.SMOOTHINGS`, or a function t -> γ_t².
+    Raises InputError for unknown names, and for functions that miss the conditions at t = 0 and 1.
+    """
+    smoothing = as_smoothing(smoothing)
+    law = coupling.law(smoothing is not none)
+    weights, means0, means1 = coupling.log_weights, coupling.means0, coupling.means1
+    return Path(weights, means0, means1, law, as_schedule(schedule), smoothing)
+
+
+def log_prob(path: Path, t: Times, x: Float[Array, "n d"]) -> Float[Array, " n"]:
+    """log p_t(x_n), in nats. Raises InputError for t outside [0, 1] and points of another dimension."""
+    return _log_prob(path, *_checked(path, t, x))
+
+
+def posterior(path: Path, t: Times, x: Float[Array, "n d"]) -> Float[Array, "n l"]:
+    """α_l(x_n) = p(l | x_t = x_n), rows summing to one. Raises InputError as `log_prob`."""
+    return _posterior(path, *_checked(path, t, x))
+
+
+def velocity(path: Path, t: Times, x: Float[Array, "n d"]) -> Float[Array, "n d"]:
+    """u_t(x_n) = E[ẋ_t | x_t = x_n]. Raises InputError as `log_prob`."""
+    return _expectation(path, *_checked(path, t, x), _motion)
+
+
+def expected_source(path: Path, t: Times, x: Float[Array, "n d"]) -> Float[Array, "n d"]:
+    """E[x_0 | x_t = x_n]. Raises InputError as `log_prob`."""
+    return _expectation(path, *_checked(path, t, x), _source)
+
+
+def expected_target(path: Path, t: Times, x: Float[Array, "n d"]) -> Float[Array, "n d"]:
+    """E[x_1 | x_t = x_n]. Raises InputError as `log_prob`."""
+    return _expectation(path, *_checked(path, t, x), _target)
+
+
+def score(path: Path, t: Times, x: Float[Array, "n d"]) -> Float[Array, "n d"]:
+    """∇ log p_t(x_n). Raises InputError as `log_prob`."""
+    return _score(path, *_checked(path, t, x))
+
+
+def drift(path: Path, t: Times, x: Float[Array, "n d"], epsilon: float | Array) -> Float[Array, "n d"]:
+    """u_t + ε ∇ log p_t: with diffusion √(2ε) dW its solutions have the densities p_t, forward in time. Backward they
+    follow u_t − ε ∇ log p_t. Raises InputError as `log_prob`."""
+    return velocity(path, t, x) + epsilon * score(path, t, x)
+
+
+def divergence(path: Path, t: Times, x: Float[Array, "n d"]) -> Float[Array, " n"]:
+    """div u_t(x_n), in closed form. With u_l, s_l the velocity and score of a pair, ∇α_l = α_l (s_l − ∇ log p_t), so
+
+        div u = Σ_l α_l [tr(Cov(ẋ_t, x_t | l) C_l⁻¹) + s_l · u_l] − ∇ log p_t · u
+
+    Raises InputError as `log_prob`.
+    """
+    return _divergence(path, *_checked(path, t, x))
+
+
+def sample(
+    key: PRNGKeyArray, path: Path, t: Times, n: int
+) -> tuple[Float[Array, "n d"], Float[Array, "n d"], Float[Array, "n d"]]:
+    """n draws of (x_0, x_1, x_t); t is a number or one for every draw, n is static under jit.
+
+    Raises InputError if n < 0 or t is outside [0, 1].
+    """
+    check(n >= 0, f"n must be at least 0, got {n}.")
+    return _sample(key, path, check_times(jnp.asarray(t, path.means0.dtype), n), n)
+
+
+def _checked(path: Path, t: Times, x: Array) -> tuple[Array, Array]:
+    check(x.ndim == 2 and x.shape[1] == path.d, f"expected points of shape (n, {path.d}), got {x.shape}.")
+    return check_times(jnp.asarray(t, x.dtype), x.shape[0]), x
+
+
+def at(path: Path, t: Float[Array, " t"]) -> Coefficients:
+    """The schedule and the smoothing of a path at times t."""
+    return coefficients(path.schedule, path.smoothing, t)
+
+
+Pair = tuple[Array, Array, Law]
+
+
+def _pairs(path: Path) -> Pair:
+    return path.means0, path.means1, path.law
+
+
+def _mean(pair: Pair, p: Array, q: Array) -> Float[Array, "t d"]:
+    """E[p x_0 + q x_1] of a pair."""
+    return p[:, None] * pair[0][None] + q[:, None] * pair[1][None]
+
+
+def _log_joint(path: Path, c: Coefficients, x: Array) -> Float[Array, "n l"]:
+    """log π_l + log N(x_n | m_l, C_l)."""
+
+    def component(pair: Pair) -> Array:
+        distance, log_det = pair[2].terms(c, x - _mean(pair, c.b, c.a))
+        return -0.5 * (distance + log_det + path.d * LOG_2PI)
+
+    return path.log_weights[None] + jax.lax.map(component, _pairs(path)).T
+
+
+@jax.jit
+def _log_prob(path: Path, t: Array, x: Array) -> Array:
+    return jax.nn.logsumexp(_log_joint(path, at(path, t), x), axis=1)
+
+
+@jax.jit
+def _posterior(path: Path, t: Array, x: Array) -> Array:
+    return jax.nn.softmax(_log_joint(path, at(path, t), x), axis=1)
+
+
+def _mixed(
+    path: Path, c: Coefficients, x: Array, f: Callable[[Pair, Coefficients, Array], Any], alpha: Float[Array, "n l"]
+) -> Any:
+    """Σ_l α_l f(pair l, c, x), a pytree of arrays [N, ...].
+
+    Of a pair that few rows have a share in, more than rounding, only those are computed.
+    """
+    n = x.shape[0]
+    sizes = [n // part for part in SHARES if n // part >= FEWEST]
+
+    def add(total: Any, leaf: tuple[Array, Pair]) -> tuple[Any, None]:
+        weight, pair = leaf
+        relevant = ~(weight <= negligible(path.log_weights.shape[0], weight.dtype))  # NaN is relevant
+
+        def some(size: int) -> Callable[[Any], Any]:
+            def rows_of(a: Array, rows: Array) -> Array:
+                return a if a.shape[0] == 1 < n else a.at[rows].get(mode="clip")
+
+            def added(total: Any) -> Any:
+                rows = jnp.nonzero(relevant, size=size, fill_value=n)[0]
+                values = f(pair, jax.tree.map(lambda a: rows_of(a, rows), c), rows_of(x, rows))
+                share = weight.at[rows].get(mode="fill", fill_value=0)
+                return jax.tree.map(lambda s, v: s.at[rows].add(_scaled(share, v), mode="drop"), total, values)
+
+            return added
+
+        def every(total: Any) -> Any:
+            return jax.tree.map(lambda s, v: s + _scaled(weight, v), total, f(pair, c, x))
+
+        enough = jnp.searchsorted(jnp.array(sizes, jnp.int32), relevant.sum())
+        return jax.lax.switch(enough, [*map(some, sizes), every], total), None
+
+    pair = jax.tree.map(lambda leaf: leaf[0], _pairs(path))
+    zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(f, pair, c, x))
+    return jax.lax.scan(add, zero, (alpha.T, _pairs(path)))[0]
+
+
+def _scaled(weight: Float[Array, " n"], values: Float[Array, "n ..."]) -> Float[Array, "n ..."]:
+    return weight.reshape(-1, *[1] * (values.ndim - 1)) * values
+
+
+@partial(jax.jit, static_argnames="functional")
+def _expectation(path: Path, t: Array, x: Array, functional: Callable[[Coefficients], Functional]) -> Array:
+    """E[p x_0 + q x_1 + r z | x_t = x]."""
+
+    def component(pair: Pair, c: Coefficients, x: Array) -> Array:
+        f = functional(c)
+        return _mean(pair, f.p, f.q) + pair[2].regress(c, f, x - _mean(pair, c.b, c.a))
+
+    return _mixed(path, at(path, t), x, component, _posterior(path, t, x))
+
+
+def _motion(c: Coefficients) -> Functional:
+    return Functional(c.b_dot, c.a_dot, c.noise_dot)
+
+
+def _source(c: Coefficients) -> Functional:
+    return Functional(jnp.ones_like(c.a), jnp.zeros_like(c.a), jnp.zeros_like(c.a))
+
+
+def _target(c: Coefficients) -> Functional:
+    return Functional(jnp.zeros_like(c.a), jnp.ones_like(c.a), jnp.zeros_like(c.a))
+
+
+@jax.jit
+def _score(path: Path, t: Array, x: Array) -> Array:
+    def component(pair: Pair, c: Coefficients, x: Array) -> Array:
+        return -pair[2].solve(c, x - _mean(pair, c.b, c.a))
+
+    return _mixed(path, at(path, t), x, component, _posterior(path, t, x))
+
+
+@jax.jit
+def _divergence(path: Path, t: Array, x: Array) -> Array:
+    def component(pair: Pair, c: Coefficients, x: Array) -> tuple[Array, Array, Array]:
+        f, y = _motion(c), x - _mean(pair, c.b, c.a)
+        u, s = _mean(pair, f.p, f.q) + pair[2].regress(c, f, y), -pair[2].solve(c, y)
+        return pair[2].trace(c, f) + (s * u).sum(axis=1), u, s
+
+    total, u, s = _mixed(path, at(path, t), x, component, _posterior(path, t, x))
+    return total - (s * u).sum(axis=1)
+
+
+@partial(jax.jit, static_argnames="n")
+def _sample(key: PRNGKeyArray, path: Path, t: Array, n: int) -> tuple[Array, Array, Array]:
+    for_pair, for_first, for_second, for_noise = jax.random.split(key, 4)
+    shape, dtype = (n, path.d), path.means0.dtype
+    chosen = jax.random.categorical(for_pair, path.log_weights, shape=(n,))
+    first, second = jax.random.normal(for_first, shape, dtype), jax.random.normal(for_second, shape, dtype)
+    mine = jax.nn.one_hot(chosen, path.log_weights.shape[0], dtype=dtype)
+    c = at(path, t)
+
+    def component(pair: Pair, _: Coefficients, noise: Array) -> tuple[Array, Array]:
+        deviation0, deviation1 = pair[2].colour(noise[:, : path.d], noise[:, path.d :])
+        return pair[0][None] + deviation0, pair[1][None] + deviation1
+
+    x0, x1 = _mixed(path, c, jnp.concatenate([first, second], axis=1), component, mine)
+    z = jax.random.normal(for_noise, shape, dtype)
+    return x0, x1, c.b[:, None] * x0 + c.a[:, None] * x1 + jnp.sqrt(c.noise)[:, None] * z

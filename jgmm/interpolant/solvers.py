@@ -1,0 +1,181 @@
+"""Points carried along a path: by its ordinary differential equation, dx = u_t dt, or by a stochastic one.
+
+The solvers are diffrax's. A batch is one system: an adaptive step is chosen for all of its rows together.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import lineax
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from jgmm.checks import check, unknown
+from jgmm.interpolant.checks import check_times
+from jgmm.interpolant.paths import Path, divergence, log_prob, score, velocity
+from jgmm.types import pytree
+
+Solver = Literal["euler", "heun", "dopri5"]
+# Evaluations of the field a step, and in the first step besides.
+SOLVERS = {"euler": (diffrax.Euler, 1, 0), "heun": (diffrax.Heun, 2, 0), "dopri5": (diffrax.Dopri5, 6, 1)}
+
+
+@pytree
+class Transported:
+    """Where points have come.
+
+    Fields:
+        x: the points at `end`, or at every one of `times`.
+        evaluations: how often the velocity was evaluated, for the whole batch.
+    """
+
+    x: Float[Array, "*times n d"]
+    evaluations: Int[Array, ""]
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """How an equation is solved.
+
+    Fields:
+        solver: "euler", "heun" or "dopri5" (diffrax).
+        steps: so many equal steps; None lets dopri5 choose them by rtol and atol, and is 100 for the others.
+        rtol, atol: relative and absolute tolerance of an adaptive step.
+        max_steps: diffrax raises its error beyond so many.
+    Raises InputError for an unknown solver and steps < 1.
+    """
+
+    solver: Solver = "dopri5"
+    steps: int | None = None
+    rtol: float = 1e-5
+    atol: float = 1e-5
+    max_steps: int = 4096
+
+    def __post_init__(self) -> None:
+        if self.solver not in SOLVERS:
+            raise unknown("solver", self.solver, SOLVERS)
+        check(self.steps is None or self.steps >= 1, f"steps must be at least 1, got {self.steps}.")
+
+    @property
+    def fixed(self) -> int | None:
+        """The number of equal steps; None where they are chosen."""
+        return self.steps or (None if self.solver == "dopri5" else 100)
+
+
+def transport(
+    path: Path,
+    x: Float[Array, "n d"],
+    *,
+    start: float = 0.0,
+    end: float = 1.0,
+    times: Float[Array, " t"] | None = None,
+    **scheme: Any,
+) -> Transported:
+    """The flow of u from `start` to `end`, forward or backward.
+
+    Arguments:
+        times: where the points are kept, in the order of travel; None keeps the last alone.
+        scheme: the fields of `Scheme`.
+    Raises InputError for unknown solvers, times outside [0, 1] and points of another dimension.
+    """
+    _check(path, x, start, end)
+    if times is not None:
+        check_times(times, times.shape[0])
+    (moved, _), evaluations = _flow(path, x, start, end, times, Scheme(**scheme), False)
+    return Transported(moved, evaluations)
+
+
+def log_likelihood(path: Path, x: Float[Array, "n d"], **scheme: Any) -> Float[Array, " n"]:
+    """log p_1(x) by change of variables: the points are carried back to t = 0, where
+
+        log p_1(x) = log p_0(x_0) − ∫_0^1 div u_t(x_t) dt
+
+    It differs from `log_prob(path, 1, x)` by the error of the solver alone. Raises as `transport`.
+    """
+    _check(path, x, 0.0, 1.0)
+    (x0, volume), _ = _flow(path, x, 1.0, 0.0, None, Scheme(**scheme), True)
+    return log_prob(path, 0.0, x0) + volume
+
+
+@partial(jax.jit, static_argnames=("scheme", "volume"))
+def _flow(
+    path: Path, x: Array, start: Array, end: Array, times: Array | None, scheme: Scheme, volume: bool
+) -> tuple[Any, Array]:
+    """The points and, if asked for, ∫ div u dt along the way; and the number of evaluations."""
+    method, stages, first = SOLVERS[scheme.solver]
+    start, end, steps = jnp.asarray(start, x.dtype), jnp.asarray(end, x.dtype), scheme.fixed
+
+    def field(t: Any, state: tuple[Array, Array | None], _: None) -> tuple[Array, Array | None]:
+        t = jnp.clip(t, 0, 1)  # the last step may pass an end by rounding
+        return velocity(path, t, state[0]), divergence(path, t, state[0]) if volume else None
+
+    adaptive = diffrax.PIDController(rtol=scheme.rtol, atol=scheme.atol)
+    solution = diffrax.diffeqsolve(
+        diffrax.ODETerm(field),
+        method(),
+        start,
+        end,
+        None if steps is None else (end - start) / steps,
+        (x, jnp.zeros_like(x[:, 0]) if volume else None),
+        stepsize_controller=adaptive if steps is None else diffrax.ConstantStepSize(),
+        saveat=diffrax.SaveAt(t1=True) if times is None else diffrax.SaveAt(ts=times),
+        max_steps=max(scheme.max_steps, (steps or 0) + 1),
+    )
+    state = solution.ys if times is not None else jax.tree.map(lambda leaf: leaf[0], solution.ys)
+    return state, stages * solution.stats["num_steps"] + first
+
+
+def diffuse(
+    key: PRNGKeyArray,
+    path: Path,
+    x: Float[Array, "n d"],
+    *,
+    epsilon: float,
+    start: float = 0.0,
+    end: float = 1.0,
+    steps: int = 100,
+) -> Float[Array, "n d"]:
+    """A stochastic process with the densities p_t: dx = (u + ε ∇ log p) dt + √(2ε) dW forward in time, and with −ε
+    backward, by `steps` equal steps of the Euler-Maruyama scheme.
+
+    Raises InputError for ε < 0, steps < 1, times outside [0, 1] and points of another dimension.
+    """
+    check(epsilon >= 0, f"epsilon must be at least 0, got {epsilon}.")
+    check(steps >= 1, f"steps must be at least 1, got {steps}.")
+    _check(path, x, start, end)
+    return _diffuse(key, path, x, epsilon, start, end, steps)
+
+
+@partial(jax.jit, static_argnames="steps")
+def _diffuse(key: PRNGKeyArray, path: Path, x: Array, epsilon: Array, start: Array, end: Array, steps: int) -> Array:
+    start, end = jnp.asarray(start, x.dtype), jnp.asarray(end, x.dtype)
+    sign, duration = jnp.sign(end - start), jnp.abs(end - start)
+
+    def field(elapsed: Any, x: Array, _: None) -> Array:
+        t = jnp.clip(start + sign * elapsed, 0, 1)
+        return sign * velocity(path, t, x) + epsilon * score(path, t, x)
+
+    def noise(elapsed: Any, x: Array, _: None) -> lineax.DiagonalLinearOperator:
+        return lineax.DiagonalLinearOperator(jnp.full_like(x, jnp.sqrt(2 * epsilon)))
+
+    shape = jax.ShapeDtypeStruct(x.shape, x.dtype)
+    wiener = diffrax.VirtualBrownianTree(jnp.zeros_like(start), duration, duration / (2 * steps), shape, key)
+    solution = diffrax.diffeqsolve(
+        diffrax.MultiTerm(diffrax.ODETerm(field), diffrax.ControlTerm(noise, wiener)),
+        diffrax.Euler(),
+        jnp.zeros_like(start),
+        duration,
+        duration / steps,
+        x,
+        max_steps=steps + 1,
+    )
+    return solution.ys[0]
+
+
+def _check(path: Path, x: Array, start: float, end: float) -> None:
+    check(x.ndim == 2 and x.shape[1] == path.d, f"expected points of shape (n, {path.d}), got {x.shape}.")
+    for t in (start, end):
+        check_times(jnp.asarray(t, x.dtype), 1)
