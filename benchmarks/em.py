@@ -168,17 +168,20 @@ def judge(x: np.ndarray, parameters: Parameters) -> float:
     """Mean log-likelihood, nats a row, in float64."""
     weights, means, covariances = (np.asarray(p, np.float64) for p in parameters)
     n, d = x.shape
-    log_p = np.empty((len(weights), n))
     x = x.astype(np.float64)
-    for k, (weight, mean, covariance) in enumerate(zip(weights / weights.sum(), means, covariances, strict=True)):
-        if covariance.ndim == 2:
+    distances = np.empty((len(weights), n))
+    if covariances.ndim == 3:
+        log_dets = np.empty(len(weights))
+        for k, (mean, covariance) in enumerate(zip(means, covariances, strict=True)):
             factor = np.linalg.inv(np.linalg.cholesky(covariance))
-            log_det = -2 * np.log(np.diag(factor)).sum()
-            distance = (((x - mean) @ factor.T) ** 2).sum(axis=1)
-        else:
-            log_det = np.log(covariance).sum()
-            distance = ((x - mean) ** 2 / covariance).sum(axis=1)
-        log_p[k] = np.log(weight) - 0.5 * (d * np.log(2 * np.pi) + log_det + distance)
+            log_dets[k] = -2 * np.log(np.diag(factor)).sum()
+            distances[k] = (((x - mean) @ factor.T) ** 2).sum(axis=1)
+    else:  # the terms are of the size of their sum: expanding the square costs float64 two digits at most
+        log_dets, precisions = np.log(covariances).sum(axis=1), 1 / covariances
+        constant = (means**2 * precisions).sum(axis=1)
+        distances[:] = precisions @ (x * x).T - 2 * (means * precisions) @ x.T + constant[:, None]
+    constants = np.log(weights / weights.sum()) - 0.5 * (d * np.log(2 * np.pi) + log_dets)
+    log_p = constants[:, None] - 0.5 * distances
     return float(np.logaddexp.reduce(log_p, axis=0).mean())
 
 
