@@ -69,7 +69,7 @@ def test_heun_is_of_second_order(x64):
     assert abs(np.log2(coarse / fine) - 2) < 0.5
 
 
-@pytest.mark.parametrize("scheme", [{"solver": "heun", "steps": 7}, {}])
+@pytest.mark.parametrize("scheme", [pytest.param({"solver": "heun", "steps": 7}, marks=pytest.mark.slow), {}])
 def test_evaluations_are_counted(scheme, monkeypatch):
     seen = []
 
@@ -146,6 +146,7 @@ def test_a_learned_field_is_within_five_percent(k):
     assert jnp.sqrt((errors**2).mean()) < 0.05
 
 
+@pytest.mark.slow  # the notebook draws them too
 def test_pictures(tmp_path):
     paths = {"independent": ip.path(ip.couple(*ends("diag"))), "map": ip.path(ip.couple(*ends("diag"), inside="map"))}
     times = (0.0, 0.5)
