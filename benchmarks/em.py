@@ -25,11 +25,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from cifar_codes import codes, load_pixels
+from cifar_codes import codes, fit, load_pixels
 from contestants import CONTESTANTS, Parameters
 
-from jgmm import em
-from jgmm.covariance.base import Prior
 from jgmm.mixture import GMM
 
 # A library that uses no processor for so many seconds stands still (seen of gmmx, on two cores) and is started again.
@@ -70,16 +68,7 @@ def compare(case: str, pixels: np.ndarray, options: Options) -> dict[str, Any]:
     """Run one case and print its rows."""
     family, d, *n = case.split("-")
     x, metric = codes(pixels[: int(n[0]) if n else None], int(d))
-    begin = em.fit(
-        jax.random.key(0),
-        jnp.asarray(x),
-        k=options.k,
-        covariance_type=family,
-        metric=jnp.asarray(metric),
-        max_iter=options.start,
-        tol=0.0,
-        prior=Prior(0.0, 1.0, options.reg_covar, 0.0),
-    )
+    begin = fit(x, metric, family, options.k, options.start, options.reg_covar)
     rows: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -12,11 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from cifar_codes import codes, load_pixels
+from cifar_codes import codes, fit, load_pixels
 
-from jgmm import em
 from jgmm import interpolant as ip
-from jgmm.covariance.base import Prior
 from jgmm.covariance.diag import Diag
 from jgmm.mixture import GMM
 
@@ -43,16 +41,7 @@ def main(options: Options) -> None:
     print(f"{name} PCA-{options.d}, K0=1, K1={options.k}, {options.batch} points; {device}\n")
     print("| covariances | t | velocities, ms | relative error in float32, mean and largest |\n|---|---|---|---|")
     for family in options.families:
-        target = em.fit(
-            jax.random.key(0),
-            jnp.asarray(z),
-            k=options.k,
-            covariance_type=family,
-            metric=jnp.asarray(metric),
-            max_iter=options.iterations,
-            tol=0.0,
-            prior=Prior(0.0, 1.0, options.reg_covar, 0.0),
-        ).gmm
+        target = fit(z, metric, family, options.k, options.iterations, options.reg_covar).gmm
         source = GMM(jnp.zeros(1), jnp.zeros((1, options.d)), Diag(jnp.ones((1, options.d))))
         begun = time.perf_counter()
         path = ip.path(ip.couple(source, target))

@@ -59,7 +59,7 @@ def log_prob(gmm: GMM, z: Float[Array, "n d"]) -> Float[Array, " n"]:
 
     Raises InputError if z is not of shape (n, d).
     """
-    _check_points(gmm, z)
+    check_points(gmm.d, z)
     return jax.nn.logsumexp(log_joint(gmm)(z), axis=1)
 
 
@@ -69,7 +69,7 @@ def responsibilities(gmm: GMM, z: Float[Array, "n d"]) -> Float[Array, "n k"]:
 
     Raises InputError if z is not of shape (n, d).
     """
-    _check_points(gmm, z)
+    check_points(gmm.d, z)
     return jax.nn.softmax(log_joint(gmm)(z), axis=1)
 
 
@@ -150,8 +150,9 @@ def _conditional(gmm: GMM, b: Int[Array, " b"], values: Float[Array, " b"]) -> G
     return GMM(jax.nn.log_softmax(evidence), gmm.means[:, a] + shift, covariance)
 
 
-def _check_points(gmm: GMM, z: Array) -> None:
-    check(z.ndim == 2 and z.shape[1] == gmm.d, f"expected points of shape (n, {gmm.d}), got {z.shape}.")
+def check_points(d: int, z: Array) -> None:
+    """Raise InputError unless z is of shape (n, d)."""
+    check(z.ndim == 2 and z.shape[1] == d, f"expected points of shape (n, {d}), got {z.shape}.")
 
 
 def _check_features(gmm: GMM, features: Sequence[int] | Array) -> Array:

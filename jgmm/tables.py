@@ -91,7 +91,7 @@ NORMALISATIONS = Table(
     },
 )
 
-# plan(weights0, weights1, cost, **options) -> which component goes with which, weights [K0, K1]
+# plan(weights0, weights1, cost, **options) -> weights [K0, K1] of pairs of components; cost() their squared distances
 PLANS = Table(
     "plan",
     {

@@ -66,7 +66,7 @@ def test_entropic_plan_has_its_marginals_and_tends_to_the_optimal_one(x64):
     best = (ip.mw2(source, target).plan * cost).sum()
     paid = []
     for epsilon in (10.0, 0.3, 0.01):
-        plan = plans.entropic(*weights, cost, epsilon)
+        plan = plans.entropic(*weights, lambda: cost, epsilon)
         np.testing.assert_allclose(plan.sum(axis=1), weights[0], atol=1e-10)
         np.testing.assert_allclose(plan.sum(axis=0), weights[1], atol=1e-10)
         paid.append((plan * cost).sum())

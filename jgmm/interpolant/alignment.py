@@ -44,13 +44,9 @@ def of_independent(a: Matrix, b: Matrix) -> Coordinates:
 
 
 def of_optimal_map(a: Matrix, b: Matrix) -> Coordinates:
-    """The eigenvectors of the optimal map x ↦ m_1 + M (x − m_0), M = A⁻ᵀ (Aᵀ Σ1 A)^½ A⁻¹: symmetric, M Σ0 M = Σ1
-    (Peyré and Cuturi, Computational Optimal Transport, 2019, remark 2.31). Its coordinates are all moved at once, so
-    v0 = 1, v1 = m², v01 = m, with the covariance of x_0 in them for K."""
-    a = _factor(a @ a.T)
-    u, s, _ = np.linalg.svd(a.T @ b)
-    root = np.linalg.solve(a.T, u * np.sqrt(s))  # M = root rootᵀ
-    m, p = np.linalg.eigh(root @ root.T)
+    """The eigenvectors of the optimal map. Its coordinates are all moved at once, so v0 = 1, v1 = m², v01 = m, with the
+    covariance of x_0 in them for K."""
+    m, p = np.linalg.eigh(_optimal_map(a, b))
     m = np.maximum(m, np.sqrt(FLOOR) * max(m.max(), 1.0))
     factor = _factor(p.T @ a @ a.T @ p)
     whitener = solve_triangular(factor, np.eye(len(m)), lower=True)
@@ -77,10 +73,17 @@ def of_commuting(a: Matrix, b: Matrix, mapped: bool) -> Coordinates | None:
 
 
 def optimal_cross(a: Matrix, b: Matrix) -> Matrix:
-    """Cov(x_0, x_1) = Σ0 M = A (Aᵀ Σ1 A)^½ A⁻¹ of the optimal map."""
+    """Cov(x_0, x_1) = Σ0 M of the optimal map."""
+    return a @ a.T @ _optimal_map(a, b)
+
+
+def _optimal_map(a: Matrix, b: Matrix) -> Matrix:
+    """M of x ↦ m_1 + M (x − m_0), M = A⁻ᵀ (Aᵀ Σ1 A)^½ A⁻¹: symmetric, M Σ0 M = Σ1 (Peyré and Cuturi, Computational
+    Optimal Transport, 2019, remark 2.31)."""
     a = _factor(a @ a.T)
     u, s, _ = np.linalg.svd(a.T @ b)
-    return a @ (u * s) @ np.linalg.solve(a.T, u).T
+    root = np.linalg.solve(a.T, u * np.sqrt(s))
+    return root @ root.T
 
 
 def _floored(v0: Matrix, v1: Matrix) -> tuple[Matrix, Matrix]:

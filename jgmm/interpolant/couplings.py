@@ -9,6 +9,7 @@ joint(weights, means0, means1, cov00, cov01, cov11)
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -61,8 +62,9 @@ def mw2(source: GMM, target: GMM) -> Optimal:
     Delon and Desolneux, A Wasserstein-type distance in the space of Gaussian mixture models, SIAM J. Imaging Sciences,
     2020, proposition 4. Raises InputError for mixtures of different dimension or weights that do not sum to one.
     """
-    cost, weights0, weights1 = _problem(source, target)
-    plan = PLANS["optimal"](weights0, weights1, cost)
+    check_same_space(source, target)
+    cost = _cost(source, target)
+    plan = PLANS["optimal"](_weights(source), _weights(target), lambda: cost)
     return Optimal(float(np.sqrt(max((plan * cost).sum(), 0.0))), plan)
 
 
@@ -82,11 +84,10 @@ def couple(
     whose sums are not the weights.
     """
     check(inside in ("independent", "map"), f"inside must be 'independent' or 'map', got {inside!r}.")
+    check_same_space(source, target)
     if isinstance(plan, str):
-        cost, weights0, weights1 = _problem(source, target)
-        table = PLANS[plan](weights0, weights1, cost, **options)
+        table = PLANS[plan](_weights(source), _weights(target), lambda: _cost(source, target), **options)
     else:
-        check_same_space(source, target)
         table = np.asarray(plan, np.float64)
         _check_plan(table, _weights(source), _weights(target))
     i, j = np.nonzero(table)
@@ -150,6 +151,7 @@ def _full(source: GMM, target: GMM, pairs: np.ndarray, mapped: bool) -> Callable
     def stack(rows: list[Any]) -> Any:
         return jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves), dtype), *rows)
 
+    @cache
     def law(smoothed: bool) -> Law:
         if not smoothed:
             found = alignment.of_optimal_map if mapped else alignment.of_independent
@@ -163,10 +165,8 @@ def _full(source: GMM, target: GMM, pairs: np.ndarray, mapped: bool) -> Callable
     return law
 
 
-def _problem(source: GMM, target: GMM) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    cost = np.asarray(squared_wasserstein(source, target), np.float64)
-    check_same_space(source, target)
-    return cost, _weights(source), _weights(target)
+def _cost(source: GMM, target: GMM) -> np.ndarray:
+    return np.asarray(squared_wasserstein(source, target), np.float64)
 
 
 def _weights(gmm: GMM) -> np.ndarray:

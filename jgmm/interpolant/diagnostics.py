@@ -53,8 +53,7 @@ def kinetic_energy(key: PRNGKeyArray, path: Path, n: int = 10_000) -> Estimate:
     z = jax.random.normal(jax.random.fold_in(key, 1), x0.shape, x0.dtype)
 
     def at(t: Array) -> Array:
-        c = paths.at(path, t[None])
-        x = c.b[:, None] * x0 + c.a[:, None] * x1 + jnp.sqrt(c.noise)[:, None] * z
+        x = paths.between(paths.at(path, t[None]), x0, x1, z)
         return (paths.velocity(path, t, x) ** 2).sum(axis=1)
 
     return _estimate(weights @ jax.lax.map(at, nodes))
@@ -83,8 +82,8 @@ def continuity_residual(path: Path, t: Times, x: Float[Array, "n d"]) -> Float[A
     """∂_t log p_t + div u_t + u_t · ∇ log p_t at x: zero for every path, but for rounding."""
     t = jnp.asarray(t, x.dtype)
     _, change = jax.jvp(lambda t: paths.log_prob(path, t, x), (t,), (jnp.ones_like(t),))
-    flow = paths.velocity(path, t, x) * paths.score(path, t, x)
-    return change + paths.divergence(path, t, x) + flow.sum(axis=1)
+    u, s, divergence = paths.fields(path, t, x)
+    return change + divergence + (u * s).sum(axis=1)
 
 
 def effective_components(path: Path, t: Times, x: Float[Array, "n d"]) -> Float[Array, " n"]:

@@ -55,20 +55,21 @@ def learn(
     check(path.smoothing is none, "a field is learned from a path without smoothing.")
     for_network, for_data = jax.random.split(key)
     structure, parameters = nnx.split(Field(path.d, width, depth, rngs=nnx.Rngs(for_network)))
-    optimiser = optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
-    return nnx.merge(structure, _train(for_data, path, structure, parameters, optimiser, steps, batch_size))
+    return nnx.merge(structure, _train(for_data, path, structure, parameters, learning_rate, steps, batch_size))
 
 
-@partial(jax.jit, static_argnames=("structure", "optimiser", "steps", "batch_size"))
+@partial(jax.jit, static_argnames=("structure", "steps", "batch_size"))
 def _train(
     key: PRNGKeyArray,
     path: Path,
     structure: nnx.GraphDef,
     parameters: nnx.State,
-    optimiser: optax.GradientTransformation,
+    learning_rate: Array,
     steps: int,
     batch_size: int,
 ) -> nnx.State:
+    optimiser = optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
+
     def loss(parameters: nnx.State, key: PRNGKeyArray) -> Array:
         for_times, for_draws = jax.random.split(key)
         t = jax.random.uniform(for_times, (batch_size,), path.means0.dtype)

@@ -15,7 +15,7 @@ may be jitted and differentiated. Nothing of size N·L·D is held: pairs are vis
 from collections.abc import Callable
 from dataclasses import field
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ from jgmm.interpolant.checks import check_times
 from jgmm.interpolant.couplings import Coupling
 from jgmm.interpolant.laws import Functional, Law
 from jgmm.interpolant.schedules import Coefficients, OfTime, Schedule, as_schedule, as_smoothing, coefficients, none
-from jgmm.mixture import LOG_2PI
+from jgmm.mixture import LOG_2PI, check_points
 from jgmm.screening import negligible
 from jgmm.types import pytree
 
@@ -107,17 +107,31 @@ def score(path: Path, t: Times, x: Float[Array, "n d"]) -> Float[Array, "n d"]:
 def drift(path: Path, t: Times, x: Float[Array, "n d"], epsilon: float | Array) -> Float[Array, "n d"]:
     """u_t + ε ∇ log p_t: with diffusion √(2ε) dW its solutions have the densities p_t, forward in time. Backward they
     follow u_t − ε ∇ log p_t. Raises InputError as `log_prob`."""
-    return velocity(path, t, x) + epsilon * score(path, t, x)
+    u, s, _ = fields(path, t, x)
+    return u + epsilon * s
 
 
 def divergence(path: Path, t: Times, x: Float[Array, "n d"]) -> Float[Array, " n"]:
-    """div u_t(x_n), in closed form. With u_l, s_l the velocity and score of a pair, ∇α_l = α_l (s_l − ∇ log p_t), so
+    """div u_t(x_n), in closed form (`fields`). Raises InputError as `log_prob`."""
+    return fields(path, t, x).divergence
+
+
+class Fields(NamedTuple):
+    """u_t, ∇ log p_t and div u_t at points."""
+
+    velocity: Float[Array, "n d"]
+    score: Float[Array, "n d"]
+    divergence: Float[Array, " n"]
+
+
+def fields(path: Path, t: Times, x: Float[Array, "n d"]) -> Fields:
+    """Velocity, score and divergence together. With u_l, s_l those of a pair, ∇α_l = α_l (s_l − ∇ log p_t), so
 
         div u = Σ_l α_l [tr(Cov(ẋ_t, x_t | l) C_l⁻¹) + s_l · u_l] − ∇ log p_t · u
 
     Raises InputError as `log_prob`.
     """
-    return _divergence(path, *_checked(path, t, x))
+    return _fields(path, *_checked(path, t, x))
 
 
 def sample(
@@ -132,13 +146,18 @@ def sample(
 
 
 def _checked(path: Path, t: Times, x: Array) -> tuple[Array, Array]:
-    check(x.ndim == 2 and x.shape[1] == path.d, f"expected points of shape (n, {path.d}), got {x.shape}.")
+    check_points(path.d, x)
     return check_times(jnp.asarray(t, x.dtype), x.shape[0]), x
 
 
 def at(path: Path, t: Float[Array, " t"]) -> Coefficients:
     """The schedule and the smoothing of a path at times t."""
     return coefficients(path.schedule, path.smoothing, t)
+
+
+def between(c: Coefficients, x0: Array, x1: Array, z: Array) -> Float[Array, "n d"]:
+    """b_t x_0 + a_t x_1 + γ_t z."""
+    return c.b[:, None] * x0 + c.a[:, None] * x1 + jnp.sqrt(c.noise)[:, None] * z
 
 
 Pair = tuple[Array, Array, Law]
@@ -246,14 +265,14 @@ def _score(path: Path, t: Array, x: Array) -> Array:
 
 
 @jax.jit
-def _divergence(path: Path, t: Array, x: Array) -> Array:
+def _fields(path: Path, t: Array, x: Array) -> Fields:
     def component(pair: Pair, c: Coefficients, x: Array) -> tuple[Array, Array, Array]:
         f, y = _motion(c), x - _mean(pair, c.b, c.a)
         u, s = _mean(pair, f.p, f.q) + pair[2].regress(c, f, y), -pair[2].solve(c, y)
         return pair[2].trace(c, f) + (s * u).sum(axis=1), u, s
 
     total, u, s = _mixed(path, at(path, t), x, component, _posterior(path, t, x))
-    return total - (s * u).sum(axis=1)
+    return Fields(u, s, total - (s * u).sum(axis=1))
 
 
 @partial(jax.jit, static_argnames="n")
@@ -270,5 +289,4 @@ def _sample(key: PRNGKeyArray, path: Path, t: Array, n: int) -> tuple[Array, Arr
         return pair[0][None] + deviation0, pair[1][None] + deviation1
 
     x0, x1 = _mixed(path, c, jnp.concatenate([first, second], axis=1), component, mine)
-    z = jax.random.normal(for_noise, shape, dtype)
-    return x0, x1, c.b[:, None] * x0 + c.a[:, None] * x1 + jnp.sqrt(c.noise)[:, None] * z
+    return x0, x1, between(c, x0, x1, jax.random.normal(for_noise, shape, dtype))

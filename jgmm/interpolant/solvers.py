@@ -3,9 +3,10 @@
 The solvers are diffrax's. A batch is one system: an adaptive step is chosen for all of its rows together.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import field
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import diffrax
 import jax
@@ -15,12 +16,34 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from jgmm.checks import check, unknown
 from jgmm.interpolant.checks import check_times
-from jgmm.interpolant.paths import Path, divergence, log_prob, score, velocity
+from jgmm.interpolant.paths import Path, drift, fields, log_prob, velocity
+from jgmm.mixture import check_points
 from jgmm.types import pytree
 
 Solver = Literal["euler", "heun", "dopri5"]
-# Evaluations of the field a step, and in the first step besides.
-SOLVERS = {"euler": (diffrax.Euler, 1, 0), "heun": (diffrax.Heun, 2, 0), "dopri5": (diffrax.Dopri5, 6, 1)}
+
+
+class Method(NamedTuple):
+    """A solver of diffrax.
+
+    Fields:
+        make: its class.
+        stages: evaluations of the field a step.
+        first: those besides, in the first step.
+        steps: how many where none are asked for; None where their size is chosen by the error.
+    """
+
+    make: Callable[[], diffrax.AbstractSolver]
+    stages: int
+    first: int
+    steps: int | None
+
+
+SOLVERS = {
+    "euler": Method(diffrax.Euler, 1, 0, 100),
+    "heun": Method(diffrax.Heun, 2, 0, 100),
+    "dopri5": Method(diffrax.Dopri5, 6, 1, None),
+}
 
 
 @pytree
@@ -36,7 +59,7 @@ class Transported:
     evaluations: Int[Array, ""]
 
 
-@dataclass(frozen=True)
+@pytree
 class Scheme:
     """How an equation is solved.
 
@@ -48,21 +71,16 @@ class Scheme:
     Raises InputError for an unknown solver and steps < 1.
     """
 
-    solver: Solver = "dopri5"
-    steps: int | None = None
+    solver: Solver = field(default="dopri5", metadata={"static": True})
+    steps: int | None = field(default=None, metadata={"static": True})
     rtol: float = 1e-5
     atol: float = 1e-5
-    max_steps: int = 4096
+    max_steps: int = field(default=4096, metadata={"static": True})
 
     def __post_init__(self) -> None:
         if self.solver not in SOLVERS:
             raise unknown("solver", self.solver, SOLVERS)
         check(self.steps is None or self.steps >= 1, f"steps must be at least 1, got {self.steps}.")
-
-    @property
-    def fixed(self) -> int | None:
-        """The number of equal steps; None where they are chosen."""
-        return self.steps or (None if self.solver == "dopri5" else 100)
 
 
 def transport(
@@ -100,22 +118,26 @@ def log_likelihood(path: Path, x: Float[Array, "n d"], **scheme: Any) -> Float[A
     return log_prob(path, 0.0, x0) + volume
 
 
-@partial(jax.jit, static_argnames=("scheme", "volume"))
+@partial(jax.jit, static_argnames="volume")
 def _flow(
     path: Path, x: Array, start: Array, end: Array, times: Array | None, scheme: Scheme, volume: bool
 ) -> tuple[Any, Array]:
     """The points and, if asked for, ∫ div u dt along the way; and the number of evaluations."""
-    method, stages, first = SOLVERS[scheme.solver]
-    start, end, steps = jnp.asarray(start, x.dtype), jnp.asarray(end, x.dtype), scheme.fixed
+    method = SOLVERS[scheme.solver]
+    steps = scheme.steps or method.steps
+    start, end = jnp.asarray(start, x.dtype), jnp.asarray(end, x.dtype)
 
-    def field(t: Any, state: tuple[Array, Array | None], _: None) -> tuple[Array, Array | None]:
+    def motion(t: Any, state: tuple[Array, Array | None], _: None) -> tuple[Array, Array | None]:
         t = jnp.clip(t, 0, 1)  # the last step may pass an end by rounding
-        return velocity(path, t, state[0]), divergence(path, t, state[0]) if volume else None
+        if not volume:
+            return velocity(path, t, state[0]), None
+        moving = fields(path, t, state[0])
+        return moving.velocity, moving.divergence
 
     adaptive = diffrax.PIDController(rtol=scheme.rtol, atol=scheme.atol)
     solution = diffrax.diffeqsolve(
-        diffrax.ODETerm(field),
-        method(),
+        diffrax.ODETerm(motion),
+        method.make(),
         start,
         end,
         None if steps is None else (end - start) / steps,
@@ -125,7 +147,7 @@ def _flow(
         max_steps=max(scheme.max_steps, (steps or 0) + 1),
     )
     state = solution.ys if times is not None else jax.tree.map(lambda leaf: leaf[0], solution.ys)
-    return state, stages * solution.stats["num_steps"] + first
+    return state, method.stages * solution.stats["num_steps"] + method.first
 
 
 def diffuse(
@@ -154,9 +176,8 @@ def _diffuse(key: PRNGKeyArray, path: Path, x: Array, epsilon: Array, start: Arr
     start, end = jnp.asarray(start, x.dtype), jnp.asarray(end, x.dtype)
     sign, duration = jnp.sign(end - start), jnp.abs(end - start)
 
-    def field(elapsed: Any, x: Array, _: None) -> Array:
-        t = jnp.clip(start + sign * elapsed, 0, 1)
-        return sign * velocity(path, t, x) + epsilon * score(path, t, x)
+    def motion(elapsed: Any, x: Array, _: None) -> Array:
+        return sign * drift(path, jnp.clip(start + sign * elapsed, 0, 1), x, sign * epsilon)
 
     def noise(elapsed: Any, x: Array, _: None) -> lineax.DiagonalLinearOperator:
         return lineax.DiagonalLinearOperator(jnp.full_like(x, jnp.sqrt(2 * epsilon)))
@@ -164,7 +185,7 @@ def _diffuse(key: PRNGKeyArray, path: Path, x: Array, epsilon: Array, start: Arr
     shape = jax.ShapeDtypeStruct(x.shape, x.dtype)
     wiener = diffrax.VirtualBrownianTree(jnp.zeros_like(start), duration, duration / (2 * steps), shape, key)
     solution = diffrax.diffeqsolve(
-        diffrax.MultiTerm(diffrax.ODETerm(field), diffrax.ControlTerm(noise, wiener)),
+        diffrax.MultiTerm(diffrax.ODETerm(motion), diffrax.ControlTerm(noise, wiener)),
         diffrax.Euler(),
         jnp.zeros_like(start),
         duration,
@@ -176,6 +197,6 @@ def _diffuse(key: PRNGKeyArray, path: Path, x: Array, epsilon: Array, start: Arr
 
 
 def _check(path: Path, x: Array, start: float, end: float) -> None:
-    check(x.ndim == 2 and x.shape[1] == path.d, f"expected points of shape (n, {path.d}), got {x.shape}.")
+    check_points(path.d, x)
     for t in (start, end):
         check_times(jnp.asarray(t, x.dtype), 1)
