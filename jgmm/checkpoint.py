@@ -19,7 +19,7 @@ import numpy as np
 
 import jgmm
 from jgmm.checks import InputError, check
-from jgmm.mixture import GMM
+from jgmm.mixture import GMM, covariance_name
 from jgmm.pca import PCA, Identity, Rotation
 from jgmm.source import Source
 from jgmm.tables import COVARIANCES
@@ -121,15 +121,6 @@ def describe(params: Source) -> dict[str, Any]:
         "shape": list(params.shape),
         "dtype": str(gmm.means.dtype),
     }
-
-
-def covariance_name(gmm: GMM) -> str:
-    """The name in `jgmm.tables.COVARIANCES` of a mixture's family."""
-    structure: Any = jax.tree.structure(gmm.covariance)
-    for name, identity in COVARIANCES.items():
-        if jax.tree.structure(jax.eval_shape(lambda make=identity: make(gmm.k, gmm.d))) == structure:
-            return name
-    raise InputError(f"{type(gmm.covariance).__name__} is in no line of jgmm.tables.COVARIANCES.")
 
 
 def blank(description: dict[str, Any]) -> Source:

@@ -3,14 +3,16 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from jgmm.checks import check
+from jgmm.checks import InputError, check
 from jgmm.covariance.base import Covariance
 from jgmm.products import matmul
+from jgmm.tables import COVARIANCES
 from jgmm.types import pytree
 
 LOG_2PI = 1.8378770664093453
@@ -33,12 +35,21 @@ class GMM:
     @property
     def k(self) -> int:
         """The number of components."""
-        return self.means.shape[0]
+        return self.means.shape[-2]
 
     @property
     def d(self) -> int:
         """The number of features."""
-        return self.means.shape[1]
+        return self.means.shape[-1]
+
+
+def covariance_name(gmm: GMM) -> str:
+    """The name in `jgmm.tables.COVARIANCES` of a mixture's family."""
+    structure: Any = jax.tree.structure(gmm.covariance)
+    for name, identity in COVARIANCES.items():
+        if jax.tree.structure(jax.eval_shape(lambda make=identity: make(gmm.k, gmm.d))) == structure:
+            return name
+    raise InputError(f"{type(gmm.covariance).__name__} is in no line of jgmm.tables.COVARIANCES.")
 
 
 def log_constant(gmm: GMM) -> Float[Array, " k"]:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jgmm import bits, checkpoint, em, pca, source
+from jgmm import bits, checkpoint, em, mixture, pca, source
 from jgmm.checks import InputError, check
 from jgmm.covariance.base import Prior
 from jgmm.data import Images, to_features
@@ -126,7 +126,7 @@ def _fit(
     family = COVARIANCES.canonical(options.covariance_type)
     first = None
     if start is not None:
-        same = checkpoint.covariance_name(start.gmm) == family
+        same = mixture.covariance_name(start.gmm) == family
         first = start.gmm if same else em.in_family(start.gmm, codes, prior, covariance_type=family)
     resumed = progress.load(options.k, codes.shape, family, codes.dtype) if options.resume else None
     path = options.run_folder / METRICS

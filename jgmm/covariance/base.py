@@ -62,6 +62,27 @@ class Distances(NamedTuple):
     drift: Callable[[Any, Float[Array, "k d"]], tuple[Float[Array, " k"], Float[Array, " k"]]]
 
 
+# Logarithms of scales beyond this count as this: exp(30) is 1e13, whose square float32 still holds.
+LOG_SCALE = 30.0
+
+
+def scale_of(raw: Array, epsilon: float) -> Array:
+    """exp(raw) + ε, for any real number a positive one."""
+    return jnp.exp(jnp.clip(raw, -LOG_SCALE, LOG_SCALE)) + epsilon
+
+
+def raw_of(scale: Array, epsilon: float) -> Array:
+    """The inverse of `scale_of`; scales of ε and less become its smallest."""
+    return jnp.log(jnp.maximum(scale - epsilon, jnp.exp(-LOG_SCALE)))
+
+
+def bounded(y: Array) -> Array:
+    """Standardised deviations, cut at the fourth root of the largest number of the dtype (4e9 in float32), so that
+    neither their squares nor the gradients of those overflow."""
+    largest = jnp.sqrt(jnp.sqrt(jnp.finfo(y.dtype).max))
+    return jnp.clip(y, -largest, largest)
+
+
 class Covariance(abc.ABC):
     """Σ_k for k = 1..K, as a pytree."""
 
@@ -124,6 +145,20 @@ class Covariance(abc.ABC):
     ) -> tuple[Float[Array, "k a"], "Covariance"]:
         """Σ_ab Σ_bb⁻¹ δ_k and Σ_aa − Σ_ab Σ_bb⁻¹ Σ_ba: how far the mean of the features a moves when the features
         b lie δ_k off theirs, and the covariance that is left."""
+
+    @abc.abstractmethod
+    def whiten(self, deviation: Float[Array, "k d"]) -> Float[Array, "k d"]:
+        """A_k⁻¹ δ_k with A_k A_kᵀ = Σ_k: one deviation for every component becomes standard, and `bounded`. For one
+        point in a mixture of its own; for many in one mixture, `mahalanobis` is faster."""
+
+    @abc.abstractmethod
+    def unconstrained(self, epsilon: float) -> Float[Array, "#k m"]:
+        """Parameters that may be any real numbers: log(scale − ε) of standard deviations or of the diagonal of
+        Cholesky factors, and then, in rows, the entries of those below it. m of them are free in a covariance."""
+
+    @abc.abstractmethod
+    def constrain(self, raw: Float[Array, "#k m"], epsilon: float) -> "Covariance":
+        """The inverse of `unconstrained`. Of self only the structure is read: its leaves may be shapes."""
 
     def pooled_moments(self, x: Float[Array, "n d"], r: Float[Array, "n k"], means: Float[Array, "k d"]) -> Array:
         """Σ_k of `moments`, its axis kept with length 1. A family overrides this where the sum is cheaper."""

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jgmm.centred import second_moments, squared_distances
-from jgmm.covariance.base import Covariance, Prior
+from jgmm.covariance.base import Covariance, Prior, bounded, raw_of, scale_of
 from jgmm.products import matmul
 from jgmm.types import pytree
 
@@ -63,3 +63,12 @@ class Diag(Covariance):
     ) -> tuple[Float[Array, "k a"], "Diag"]:
         shift = jnp.zeros((deviation.shape[0], features.shape[0]), deviation.dtype)
         return shift, self.marginal(features)
+
+    def whiten(self, deviation: Float[Array, "k d"]) -> Float[Array, "k d"]:
+        return bounded(deviation / jnp.sqrt(self.variances))
+
+    def unconstrained(self, epsilon: float) -> Float[Array, "#k d"]:
+        return raw_of(jnp.sqrt(self.variances), epsilon)
+
+    def constrain(self, raw: Float[Array, "#k d"], epsilon: float) -> "Diag":
+        return type(self)(scale_of(raw, epsilon) ** 2)

@@ -5,11 +5,12 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.linalg import cho_solve, solve_triangular
 from jaxtyping import Array, Float, Int
 
 from jgmm.centred import middle, squared_distances
-from jgmm.covariance.base import Covariance, Distances, Prior
+from jgmm.covariance.base import Covariance, Distances, Prior, bounded, raw_of, scale_of
 from jgmm.products import grouped_matvec, matmul
 from jgmm.types import pytree
 
@@ -19,6 +20,8 @@ SCREENED_FEATURES, SCREENED_COMPONENTS = 128, 8
 # factorisation proves it an upper bound.
 POWER_ITERATIONS = 40
 RAISES = (1.003, 1.03, 1.5)
+# Up to so many features a substitution is compiled without a loop.
+UNROLLED = 16
 # What rounding may take from a bound.
 ROUNDING = 1e-3
 
@@ -138,6 +141,33 @@ class Full(Covariance):
         shift = matmul(deviation[:, None], gain)[:, 0]
         left = within - matmul(across.swapaxes(1, 2), gain[: across.shape[0]])
         return shift, type(self).from_dense(0.5 * (left + left.swapaxes(1, 2)))
+
+    def whiten(self, deviation: Float[Array, "k d"]) -> Float[Array, "k d"]:
+        # Substitution by rows, over all components (and whatever is mapped over this) at once: for small matrices much
+        # faster than one call of LAPACK each, and no infinity can arise on the way.
+        d = deviation.shape[1]
+        diagonal = jnp.diagonal(self.cholesky, axis1=1, axis2=2)
+
+        def row(y: Array, leaf: tuple[Array, Array, Array, Array]) -> tuple[Array, None]:
+            factors, scale, right, unit = leaf
+            found = (right - (factors * y).sum(axis=1)) / scale
+            return bounded(y + found[:, None] * unit[None]), None
+
+        rows = (self.cholesky.swapaxes(0, 1), diagonal.T, deviation.T, jnp.eye(d, dtype=deviation.dtype))
+        return jax.lax.scan(row, jnp.zeros_like(deviation), rows, unroll=d if d <= UNROLLED else 1)[0]
+
+    def unconstrained(self, epsilon: float) -> Float[Array, "#k m"]:
+        rows, columns = np.tril_indices(self.cholesky.shape[-1], -1)
+        scale = jnp.diagonal(self.cholesky, axis1=1, axis2=2)
+        return jnp.concatenate([raw_of(scale, epsilon), self.cholesky[:, rows, columns]], axis=1)
+
+    def constrain(self, raw: Float[Array, "#k m"], epsilon: float) -> "Full":
+        d = self.cholesky.shape[-1]
+        values = jnp.concatenate([scale_of(raw[:, :d], epsilon), raw[:, d:], jnp.zeros_like(raw[:, :1])], axis=1)
+        place = np.full((d, d), values.shape[1] - 1)  # above the diagonal: the zero at the end
+        place[np.diag_indices(d)] = np.arange(d)
+        place[np.tril_indices(d, -1)] = d + np.arange(d * (d - 1) // 2)
+        return type(self)(values[:, place])
 
 
 def _distances(means: Float[Array, "k d"], whiteners: Float[Array, "k d d"]) -> Distances:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jgmm.centred import second_moments, squared_distances
-from jgmm.covariance.base import Covariance, Prior
+from jgmm.covariance.base import Covariance, Prior, bounded, raw_of, scale_of
 from jgmm.types import pytree
 
 
@@ -63,3 +63,12 @@ class Spherical(Covariance):
     ) -> tuple[Float[Array, "k a"], "Spherical"]:
         shift = jnp.zeros((deviation.shape[0], features.shape[0]), deviation.dtype)
         return shift, self.marginal(features)
+
+    def whiten(self, deviation: Float[Array, "k d"]) -> Float[Array, "k d"]:
+        return bounded(deviation / jnp.sqrt(self.variances)[:, None])
+
+    def unconstrained(self, epsilon: float) -> Float[Array, "#k 1"]:
+        return raw_of(jnp.sqrt(self.variances)[:, None], epsilon)
+
+    def constrain(self, raw: Float[Array, "#k 1"], epsilon: float) -> "Spherical":
+        return type(self)(scale_of(raw[:, 0], epsilon) ** 2, self.n_features)

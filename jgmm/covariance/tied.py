@@ -62,6 +62,15 @@ class Tied(Covariance):
         shift, left = self.shared.conditional(features, given, deviation)
         return shift, type(self)(left)
 
+    def whiten(self, deviation: Float[Array, "k d"]) -> Float[Array, "k d"]:
+        return self.shared.whiten(deviation)
+
+    def unconstrained(self, epsilon: float) -> Float[Array, "1 m"]:
+        return self.shared.unconstrained(epsilon)
+
+    def constrain(self, raw: Float[Array, "1 m"], epsilon: float) -> "Tied":
+        return type(self)(self.shared.constrain(raw, epsilon))
+
 
 def tied_full(k: int, d: int, dtype: Any = None) -> Tied:
     """One full matrix for all components."""

@@ -1,0 +1,170 @@
+"""Maximum likelihood by stochastic gradients, for mixtures and conditional mixtures alike."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Generic, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from jgmm import distribution
+from jgmm.checks import InputError, check
+from jgmm.chunks import map_chunks
+from jgmm.conditional import ConditionalGMM
+from jgmm.mixture import GMM
+
+M = TypeVar("M", GMM, ConditionalGMM)
+# Rows of contexts and features, or features alone.
+Rows = tuple[Array | None, Array]
+ADAM = optax.adam(3e-3)
+
+
+@dataclass(frozen=True)
+class GradientFit(Generic[M]):
+    """A mixture fitted by gradients.
+
+    Fields:
+        model: of the kind that was given, as it was after the best epoch.
+        log_likelihoods: mean nats a row of every epoch's batches, while they were trained on.
+        held_out: mean nats a row of the rows kept out, after every epoch; empty where there are none.
+        best: the epoch of `model`, from 0: the best on the rows kept out, or else the last.
+    """
+
+    model: M
+    log_likelihoods: list[float]
+    held_out: list[float]
+    best: int
+
+
+def fit_gradient(
+    key: PRNGKeyArray,
+    model: M,
+    x: Float[Array, "n d"],
+    context: Float[Array, "n c"] | None = None,
+    *,
+    optimizer: optax.GradientTransformation = ADAM,
+    batch_size: int = 256,
+    epochs: int = 100,
+    holdout: float = 0.1,
+    patience: int | None = 10,
+) -> GradientFit[M]:
+    """Maximise Σ_n log p(x_n | c_n) over the unconstrained parameters of a mixture (`jgmm.unconstrained`).
+
+    An epoch goes once through the training rows in a new random order, in batches of one size; the rows left over at
+    its end, fewer than a batch, wait for the next. The model given is not changed.
+
+    Arguments:
+        model: a `GMM`, from clustering or EM, or a `ConditionalGMM`.
+        x, context: features and, for a conditional mixture, contexts, row by row.
+        optimizer: any of optax. It sees the negative log-likelihood, mean nats a row of the batch.
+        batch_size: rows a step; at most all of them.
+        holdout: share of the rows kept out of training and evaluated after every epoch; 0 for none.
+        patience: training ends when so many epochs have not improved the rows kept out; None never ends it early.
+    Raises InputError for wrong shapes, NaN or infinite values, contexts where none are meant or none where they are,
+    no rows to train on or to keep out, and when the likelihood ceases to be finite.
+    """
+    module = model if isinstance(model, ConditionalGMM) else ConditionalGMM.of(_single(model))
+    dtype = module.bias[...].dtype
+    rows = _check_rows(module, x, context, dtype)
+    n = x.shape[0]
+    n_out = round(holdout * n)
+    check(0 <= holdout < 1, f"holdout must be from 0 up to, not including, 1, got {holdout}.")
+    check(holdout == 0 or n_out > 0, f"holdout {holdout} of {n} rows is none: raise it, or pass 0.")
+    check(n > n_out, f"{n} rows leave none to train on.")
+    check(batch_size >= 1 and epochs >= 1, f"batch_size and epochs must be at least 1, got {batch_size}, {epochs}.")
+    check(patience is None or patience >= 1, f"patience must be at least 1 or None, got {patience}.")
+    for_split, for_epochs = jax.random.split(key)
+    order = jax.random.permutation(for_split, n)
+    out, train = (jax.tree.map(lambda a, i=i: a[i], rows) for i in (order[:n_out], order[n_out:]))
+
+    structure, parameters = nnx.split(module)
+    state = optimizer.init(parameters)
+    best, history, held_out = 0, [], []
+    kept = parameters
+    for epoch in range(epochs):
+        chosen = jax.random.fold_in(for_epochs, epoch)
+        parameters, state, mean = _epoch(
+            chosen, structure, parameters, state, train, optimizer, min(batch_size, n - n_out)
+        )
+        history.append(_finite(float(mean), epoch))
+        if n_out:
+            held_out.append(_finite(float(_mean_log_prob(structure, parameters, out)), epoch))
+        if not n_out or held_out[-1] >= max(held_out):
+            best, kept = epoch, parameters
+        elif patience is not None and epoch - best >= patience:
+            break
+    fitted = nnx.merge(structure, kept)
+    return GradientFit(fitted if isinstance(model, ConditionalGMM) else fitted(), history, held_out, best)
+
+
+@partial(jax.jit, static_argnames=("structure", "optimizer", "batch_size"))
+def _epoch(
+    key: PRNGKeyArray,
+    structure: nnx.GraphDef,
+    parameters: nnx.State,
+    state: optax.OptState,
+    rows: Rows,
+    optimizer: optax.GradientTransformation,
+    batch_size: int,
+) -> tuple[nnx.State, optax.OptState, Array]:
+    n = rows[1].shape[0]
+    steps = n // batch_size
+    order = jax.random.permutation(key, n)[: steps * batch_size].reshape(steps, batch_size)
+
+    def loss(parameters: nnx.State, batch: Rows) -> Array:
+        return -_log_prob(structure, parameters, batch).mean()
+
+    def step(carry: tuple, index: Array) -> tuple[tuple, Array]:
+        parameters, state = carry
+        batch = jax.tree.map(lambda a: a[index], rows)
+        value, gradient = jax.value_and_grad(loss)(parameters, batch)
+        updates, state = optimizer.update(gradient, state, parameters)
+        return (optax.apply_updates(parameters, updates), state), -value
+
+    (parameters, state), values = jax.lax.scan(step, (parameters, state), order)
+    return parameters, state, values.mean()
+
+
+def _log_prob(structure: nnx.GraphDef, parameters: nnx.State, rows: Rows) -> Float[Array, " n"]:
+    context, x = rows
+    return distribution.log_prob(nnx.merge(structure, parameters)(context), x)
+
+
+@partial(jax.jit, static_argnames="structure")
+def _mean_log_prob(structure: nnx.GraphDef, parameters: nnx.State, rows: Rows) -> Array:
+    return map_chunks(lambda part: _log_prob(structure, parameters, part), rows).mean()
+
+
+def _single(gmm: GMM) -> GMM:
+    batch = distribution.batch_shape(gmm)
+    check(batch == (), f"one mixture is fitted at a time, got a batch of shape {batch}: use jax.vmap over em.fit.")
+    finite = bool(jnp.isfinite(gmm.log_weights).all())
+    check(finite, "a component of weight zero has no gradient: leave it out of the mixture.")
+    return gmm
+
+
+def _check_rows(module: ConditionalGMM, x: Array, context: Array | None, dtype: jnp.dtype) -> Rows:
+    d, c = module.features, module.context
+    check(x.ndim == 2 and x.shape[1] == d, f"expected x of shape (n, {d}), got {x.shape}.")
+    check(np.isfinite(x).all(), "x contains NaN or infinite values: remove those rows first.")
+    if context is None:
+        check(c == 0, f"this mixture is conditional: expected a context of shape ({x.shape[0]}, {c}), got none.")
+        return None, jnp.asarray(x, dtype)
+    check(c > 0, f"this mixture has no context, got one of shape {context.shape}.")
+    fits = context.shape == (x.shape[0], c)
+    check(fits, f"expected a context of shape ({x.shape[0]}, {c}), a row for every row of x, got {context.shape}.")
+    check(np.isfinite(context).all(), "the context contains NaN or infinite values: remove those rows first.")
+    return jnp.asarray(context, dtype), jnp.asarray(x, dtype)
+
+
+def _finite(value: float, epoch: int) -> float:
+    if not np.isfinite(value):
+        raise InputError(
+            f"the log-likelihood is {value} in epoch {epoch + 1}: lower the learning rate, rescale the data to a "
+            "deviation near 1, or raise epsilon."
+        )
+    return value
