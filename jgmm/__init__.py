@@ -7,12 +7,15 @@ import pkgutil
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from jgmm import distribution as distribution
     from jgmm import em as em
     from jgmm import interpolant as interpolant
     from jgmm import mixture as mixture
     from jgmm.checkpoint import load as load
     from jgmm.checkpoint import save as save
     from jgmm.checks import InputError as InputError
+    from jgmm.conditional import ConditionalGMM as ConditionalGMM
+    from jgmm.gradient import fit_gradient as fit_gradient
     from jgmm.mixture import GMM as GMM
     from jgmm.pca import PCA as PCA
     from jgmm.source import Source as Source
@@ -21,11 +24,14 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 _PUBLIC = {
+    "ConditionalGMM": "jgmm.conditional:ConditionalGMM",
     "GMM": "jgmm.mixture:GMM",
     "InputError": "jgmm.checks:InputError",
     "PCA": "jgmm.pca:PCA",
     "Source": "jgmm.source:Source",
+    "distribution": "jgmm.distribution",
     "em": "jgmm.em",
+    "fit_gradient": "jgmm.gradient:fit_gradient",
     "interpolant": "jgmm.interpolant",
     "load": "jgmm.checkpoint:load",
     "log_prob": "jgmm.source:log_prob",

@@ -29,6 +29,7 @@ FORMAT = 1
 CONFIG = "config.json"
 PARAMS = "params"
 PROGRESS = "progress"
+TRAIN_LOG_PROB = "log_prob_train.npy"
 
 
 def save(path: str | Path, params: Source, info: dict[str, Any] | None = None) -> None:

@@ -101,8 +101,7 @@ class ConditionalGMM(nnx.Module):
         for layer in self.hidden:
             h = self.activation(layer(h))
         vector = self.last[0](h) + self.bias[...][(None,) * (h.ndim - 1)]
-        made: GMM = over_batch(make, h.ndim - 1)(vector)
-        return made
+        return over_batch(make, h.ndim - 1)(vector)
 
     def initialize(self, key: PRNGKeyArray, x: Float[Array, "n d"], strategy: str = "kmeans") -> None:
         """Start from clusters of the features x [N, D], whatever the context: the bias becomes the mixture of the

@@ -14,6 +14,7 @@ use log_prob (the score function) there. `log_prob` is differentiable with respe
 
 from collections.abc import Callable
 from functools import partial
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +25,7 @@ from jgmm.checks import check
 from jgmm.mixture import GMM, LOG_2PI
 from jgmm.products import matmul
 
+T = TypeVar("T")
 # Halvings of the interval that holds a quantile: more than the digits of a float32, or of a float64.
 HALVINGS = 64
 
@@ -144,7 +146,7 @@ def quantile(gmm: GMM, q: Float[Array, "*q"] | float) -> Float[Array, "*qbd"]:
     ends = gmm.means[lead] + jax.scipy.special.ndtri(q)[..., None] * scales[lead]
     start = ends.min(axis=-2), ends.max(axis=-2)
 
-    def halve(_: int, interval: tuple[Array, Array]) -> tuple[Array, Array]:
+    def halve(_: Array, interval: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = interval
         middle = low + (high - low) / 2
         below = _cdf(gmm, scales, middle) < q
@@ -154,7 +156,7 @@ def quantile(gmm: GMM, q: Float[Array, "*q"] | float) -> Float[Array, "*qbd"]:
     return low + (high - low) / 2
 
 
-def over_batch(f: Callable[..., Array], axes: int) -> Callable[..., Array]:
+def over_batch(f: Callable[..., T], axes: int) -> Callable[..., T]:
     """f, mapped over so many leading axes."""
     for _ in range(axes):
         f = jax.vmap(f)

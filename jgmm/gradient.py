@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -79,7 +79,7 @@ def fit_gradient(
     check(patience is None or patience >= 1, f"patience must be at least 1 or None, got {patience}.")
     for_split, for_epochs = jax.random.split(key)
     order = jax.random.permutation(for_split, n)
-    out, train = (jax.tree.map(lambda a, i=i: a[i], rows) for i in (order[:n_out], order[n_out:]))
+    out, train = _take(rows, order[:n_out]), _take(rows, order[n_out:])
 
     structure, parameters = nnx.split(module)
     state = optimizer.init(parameters)
@@ -97,8 +97,12 @@ def fit_gradient(
             best, kept = epoch, parameters
         elif patience is not None and epoch - best >= patience:
             break
-    fitted = nnx.merge(structure, kept)
+    fitted: Any = nnx.merge(structure, kept)
     return GradientFit(fitted if isinstance(model, ConditionalGMM) else fitted(), history, held_out, best)
+
+
+def _take(rows: Rows, index: Array) -> Rows:
+    return jax.tree.map(lambda a: a[index], rows)
 
 
 @partial(jax.jit, static_argnames=("structure", "optimizer", "batch_size"))
@@ -120,8 +124,7 @@ def _epoch(
 
     def step(carry: tuple, index: Array) -> tuple[tuple, Array]:
         parameters, state = carry
-        batch = jax.tree.map(lambda a: a[index], rows)
-        value, gradient = jax.value_and_grad(loss)(parameters, batch)
+        value, gradient = jax.value_and_grad(loss)(parameters, _take(rows, index))
         updates, state = optimizer.update(gradient, state, parameters)
         return (optax.apply_updates(parameters, updates), state), -value
 

@@ -1,15 +1,16 @@
 """The door of a fit: the data it is given, and what is refused before anything is written."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from jgmm import checkpoint
 from jgmm.checks import check
 from jgmm.data import Images, arrays, load
-from jgmm.options import Options
+from jgmm.options import Common, Options
 from jgmm.source import Source
 
 
@@ -22,8 +23,8 @@ class Data:
     sha256: str
 
 
-def prepare(options: Options) -> Data:
-    """Load, hold out, mirror. Raises InputError for data that cannot be fitted."""
+def prepare(options: Common, k: int) -> Data:
+    """Load, hold out, mirror. Raises InputError for data that cannot be fitted, and fewer examples than k."""
     images = arrays.load(options.data) if options.data else load(options.dataset, options.data_dir)
     print(f"{images.name}: {len(images):,} examples of {images.shape} {images.pixels.dtype} from {images.location}")
     order = np.random.default_rng(options.seed).permutation(len(images))
@@ -35,10 +36,33 @@ def prepare(options: Options) -> Data:
     train = images.take(np.sort(order[n_held_out:])) if n_held_out else images
     held_out = images.take(np.sort(order[:n_held_out])) if n_held_out else None
     check(
-        len(train) >= options.k,
-        f"{len(train)} examples are too few for --k {options.k}: lower k or bring more data.",
+        len(train) >= k,
+        f"{len(train)} examples are too few for --k {k}: lower k or bring more data.",
     )
     return Data(train.with_mirror_images() if options.augmentation else train, held_out, images.sha256)
+
+
+def images_for(
+    config: dict[str, Any], data: Path | None = None, dataset: str | None = None, data_dir: Path | None = None
+) -> Images:
+    """The images that a run is to be asked about: a file, a data set, or, with neither, its own: those kept out of the
+    fit if there are any, else the training images.
+
+    Raises InputError if the run's own data are not what they were.
+    """
+    if data is not None:
+        return arrays.load(data)
+    if dataset is not None:
+        return load(dataset, data_dir)
+    options = Options.from_json(config["options"])
+    own = prepare(replace(options, data_dir=data_dir or options.data_dir), options.k)
+    check(
+        own.sha256 == config["data"]["sha256"],
+        f"{own.train.location} no longer holds the data of this run: name others with --data or --dataset.",
+    )
+    part = "the training images" if own.held_out is None else "those kept out of the fit"
+    print(f"the run's own data: {part}")
+    return own.held_out or own.train
 
 
 def check_free(folder: Path) -> None:
@@ -56,8 +80,8 @@ def check_free(folder: Path) -> None:
     check(os.access(existing, os.W_OK | os.X_OK), f"cannot write to {folder}: {existing} is not writable.")
 
 
-def check_data(options: Options, data: Data, start: Source | None) -> None:
-    """Raise InputError for options that do not fit the data, or the run that EM is to start from."""
+def check_data(options: Common, data: Data) -> None:
+    """Raise InputError for options that do not fit the data."""
     d = int(np.prod(data.train.shape))
     n = options.n_components
     check(
@@ -70,8 +94,10 @@ def check_data(options: Options, data: Data, start: Source | None) -> None:
         bool((data.train.pixels != data.train.pixels[0]).any()),
         "the data are constant: every example is the same, there is nothing to fit.",
     )
-    if start is None:
-        return
+
+
+def check_start(options: Options, data: Data, start: Source) -> None:
+    """Raise InputError for a run that EM cannot start from with these options and data."""
     check(
         start.gmm.k == options.k,
         f"--init-from holds {start.gmm.k} components, --k asks for {options.k}: pass --k {start.gmm.k}.",

@@ -20,7 +20,8 @@ LOG_2PI = 1.8378770664093453
 
 @pytree
 class GMM:
-    """A mixture of K Gaussians in D dimensions.
+    """A mixture of K Gaussians in D dimensions; or a batch of them, its leaves leading with further axes, for
+    `jgmm.distribution` and `jax.vmap`. The functions of this module are for one.
 
     Fields:
         log_weights: log w_k, natural logarithms of weights that sum to one.
@@ -28,8 +29,8 @@ class GMM:
         covariance: Σ_k, of any family (`jgmm.tables.COVARIANCES`).
     """
 
-    log_weights: Float[Array, " k"]
-    means: Float[Array, "k d"]
+    log_weights: Float[Array, "*b k"]
+    means: Float[Array, "*b k d"]
     covariance: Covariance
 
     @property

@@ -1,4 +1,4 @@
-"""The options of `python -m jgmm.fit`. Imports nothing heavy: `--help` reads this file."""
+"""The options of `python -m jgmm.fit` and `python -m jgmm.sweep`. Imports nothing heavy: `--help` reads this file."""
 
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -15,17 +15,8 @@ def _one_of(table: Table) -> object:
 
 
 @dataclass(frozen=True)
-class Options:
-    """Fit a Gaussian mixture to images and write it, with pictures, to a run folder."""
-
-    k: Annotated[int, tyro.conf.arg(aliases=("--n-components",))] = 100
-    """Number of components."""
-    covariance_type: Annotated[str, _one_of(COVARIANCES)] = "diag"
-    """Family of the covariances, in the basis that --n-pca chooses."""
-    out: Annotated[Path | None, tyro.conf.arg(aliases=("--output-dir",))] = None
-    """Run folder [default: runs/<dataset>-k<K>]."""
-    resume: bool = False
-    """Go on with the interrupted fit in the run folder."""
+class Common:
+    """What every fit needs to know beside its mixture: the data, the codes, EM, the normalisation."""
 
     dataset: Annotated[str, _one_of(DATASETS)] = "cifar10"
     """Data set."""
@@ -49,8 +40,6 @@ class Options:
     """Where EM starts."""
     n_init: int = 1
     """Restarts, of which the best is kept."""
-    init_from: Path | None = None
-    """Start from the mixture, and the principal components, of another run."""
     max_iter: int = 100
     """Iterations of EM at most."""
     tol: float = 1e-3
@@ -78,10 +67,9 @@ class Options:
     """Of everything random."""
 
     @property
-    def run_folder(self) -> Path:
-        """Where the run is written."""
-        name = self.data.stem if self.data else self.dataset
-        return self.out or Path("runs") / f"{name}-k{self.k}"
+    def data_name(self) -> str:
+        """Of the data set or the file."""
+        return self.data.stem if self.data else self.dataset
 
     @property
     def n_components(self) -> int | None:
@@ -97,21 +85,47 @@ class Options:
         """Raise InputError for any value that can be refused before the data are seen."""
         tables = {
             "dataset": DATASETS,
-            "covariance_type": COVARIANCES,
             "init": INITIALISERS,
             "residual": RESIDUALS,
             "normalize": NORMALISATIONS,
         }
         for name, table in tables.items():
             table.canonical(getattr(self, name))
-        least = {"k": 1, "n_components": 1, "n_init": 1, "max_iter": 1, "chunk_size": 1, "batch_size": 1}
-        least |= {"n_stat_samples": 2, "tol": 0, "reg_covar": 0, "relative_floor": 0, "prior_strength": 0, "seed": 0}
-        for name, bound in least.items():
-            value = getattr(self, name)
-            flag = "n_pca" if name == "n_components" else name
-            check(value is None or value >= bound, f"--{_dashed(flag)} must be at least {bound}, got {value}.")
+        at_least(self, n_components=1, n_init=1, max_iter=1, chunk_size=1, batch_size=1, n_stat_samples=2)
+        at_least(self, tol=0, reg_covar=0, relative_floor=0, prior_strength=0, seed=0)
         check(0 <= self.holdout < 1, f"--holdout must be from 0 up to, not including, 1, got {self.holdout}.")
         check(self.seed < 2**32, f"--seed must be below 2**32, got {self.seed}.")
+
+
+@dataclass(frozen=True)
+class _Mixture:
+    k: Annotated[int, tyro.conf.arg(aliases=("--n-components",))] = 100
+    """Number of components."""
+    covariance_type: Annotated[str, _one_of(COVARIANCES)] = "diag"
+    """Family of the covariances, in the basis that --n-pca chooses."""
+
+
+@dataclass(frozen=True)
+class Options(Common, _Mixture):
+    """Fit a Gaussian mixture to images and write it, with pictures, to a run folder."""
+
+    out: Annotated[Path | None, tyro.conf.arg(aliases=("--output-dir",))] = None
+    """Run folder [default: runs/<dataset>-k<K>]."""
+    resume: bool = False
+    """Go on with the interrupted fit in the run folder."""
+    init_from: Path | None = None
+    """Start from the mixture, and the principal components, of another run."""
+
+    @property
+    def run_folder(self) -> Path:
+        """Where the run is written."""
+        return self.out or Path("runs") / f"{self.data_name}-k{self.k}"
+
+    def check(self) -> None:
+        """Raise InputError for any value that can be refused before the data are seen."""
+        super().check()
+        COVARIANCES.canonical(self.covariance_type)
+        at_least(self, k=1)
 
     def to_json(self) -> dict[str, object]:
         """The options as JSON values."""
@@ -132,5 +146,56 @@ class Options:
         return f"--{_dashed(differing[0])}" if differing else None
 
 
+@dataclass(frozen=True)
+class _Grid:
+    k: tuple[int, ...] = (1, 2, 5, 10, 20, 50, 100)
+    """Numbers of components."""
+    covariance_type: Annotated[tuple[str, ...], tyro.conf.arg(metavar="{" + "|".join(COVARIANCES) + "} ...")] = (
+        "diag",
+        "full",
+        "tied",
+    )
+    """Families of the covariances."""
+
+
+@dataclass(frozen=True)
+class SweepOptions(Common, _Grid):
+    """Fit every number of components with every family of covariances, and keep the best as a run."""
+
+    holdout: float = 0.1
+    """Share of the images kept out of every fit, and evaluated."""
+    criterion: Literal["held-out", "bic", "aic"] = "held-out"
+    """What the best fit is best by: the log-likelihood of the images kept out, or an information criterion."""
+    out: Path | None = None
+    """Folder for the table, the picture and the best run [default: runs/<dataset>-sweep]."""
+
+    @property
+    def folder(self) -> Path:
+        """Where everything is written."""
+        return self.out or Path("runs") / f"{self.data_name}-sweep"
+
+    def check(self) -> None:
+        """Raise InputError for any value that can be refused before the data are seen."""
+        super().check()
+        check(len(self.k) > 0 and min(self.k) >= 1, f"--k expects numbers from 1, got {list(self.k)}.")
+        for name in self.covariance_type:
+            COVARIANCES.canonical(name)
+        check(len(self.covariance_type) > 0, "--covariance-type expects at least one family.")
+        check(self.holdout > 0, "--holdout must be above 0: a sweep compares fits on data kept out of them.")
+
+    def at(self, k: int, covariance_type: str) -> Options:
+        """The options of one fit, which is written to the subfolder `best` if it is the best."""
+        shared = {f.name: getattr(self, f.name) for f in fields(Common)}
+        return Options(**shared, k=k, covariance_type=covariance_type, out=self.folder / "best")
+
+
 def _dashed(name: str) -> str:
     return name.replace("_", "-")
+
+
+def at_least(options: object, **least: float) -> None:
+    """Raise InputError for an option below its least value; None is none."""
+    for name, bound in least.items():
+        value = getattr(options, name)
+        flag = "n_pca" if name == "n_components" else name
+        check(value is None or value >= bound, f"--{_dashed(flag)} must be at least {bound}, got {value}.")

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Real
+from jaxtyping import Array, Float, Int, Real
 from numpy.typing import DTypeLike
 
 from jgmm.checks import InputError, check
@@ -58,6 +58,10 @@ class Rotation(abc.ABC):
         """The x with these codes and residual coordinates."""
 
     @abc.abstractmethod
+    def jacobian(self, features: Int[Array, " a"]) -> Float[Array, "a m"]:
+        """∂x_a / ∂(codes, residual) of some features of x: the rows that decode them."""
+
+    @abc.abstractmethod
     def log_det(self) -> Float[Array, ""] | float:
         """log |∂z/∂x|, nats. Meaningful only with a density."""
 
@@ -97,6 +101,9 @@ class PCA(Rotation):
         whole = jnp.concatenate([z, residual], axis=1) * self.scale[None]
         return self.mean[None] + matmul(whole, self.components)
 
+    def jacobian(self, features: Int[Array, " a"]) -> Float[Array, "a m"]:
+        return (self.components[:, features] * self.scale[:, None]).T
+
     def log_det(self) -> Float[Array, ""]:
         return -jnp.log(self.scale).sum()
 
@@ -129,6 +136,9 @@ class Identity(Rotation):
 
     def decode(self, z: Float[Array, "n p"], residual: Float[Array, "n 0"]) -> Float[Array, "n p"]:
         return z
+
+    def jacobian(self, features: Int[Array, " a"]) -> Float[Array, "a p"]:
+        return jax.nn.one_hot(features, self.n_codes)
 
     def log_det(self) -> float:
         return 0.0

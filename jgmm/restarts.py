@@ -34,8 +34,8 @@ def best_of(
     max_iter: int,
     tol: float,
 ) -> tuple[GMM, Float[Array, " r"]]:
-    """The best of n_init mixtures, each run until its objective changes by less than tol, and the objectives of all,
-    mean nats a row. Start i is that of `em.fit` with key `fold_in(key, i)`; lost components are not re-seeded."""
+    """Where the best of n_init runs of EM begins, and the objectives in which all end, mean nats a row: each is run
+    until its objective changes by less than tol. Start i is that of `em.fit`; lost components are not re-seeded."""
     n = x.shape[0]
 
     def begin(i: Array) -> GMM:
@@ -57,8 +57,7 @@ def best_of(
 
     start = (jnp.array(0), jax.vmap(begin)(jnp.arange(n_init)), jnp.full(n_init, -jnp.inf, x.dtype))
     moving = jnp.ones(n_init, bool)
-    _, gmm, objective, _ = jax.lax.while_loop(
+    _, _, objective, _ = jax.lax.while_loop(
         lambda state: (state[0] < max_iter) & state[3].any(), improve, (*start, moving)
     )
-    best = jnp.argmax(jnp.where(jnp.isnan(objective), -jnp.inf, objective))
-    return jax.tree.map(lambda leaf: leaf[best], gmm), objective
+    return begin(jnp.argmax(jnp.where(jnp.isnan(objective), -jnp.inf, objective))), objective

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from jgmm import bits, figures, source
+from jgmm import bits, figures, scores, source
 from jgmm.data import Images, to_features
 from jgmm.em import EMState
 from jgmm.inputs import Data
@@ -23,8 +23,8 @@ SHOWN = 100
 
 def summarise(
     key: Array, params: Source, data: Data, state: EMState, seconds: list[float], clock: CompileClock
-) -> dict[str, Any]:
-    """The figures of the exit summary."""
+) -> tuple[dict[str, Any], np.ndarray | None]:
+    """The figures of the exit summary, and the log-density of every training image where there is one."""
     counts = np.asarray(state.counts)
     summary: dict[str, Any] = {
         "iterations": len(state.history),
@@ -34,20 +34,23 @@ def summarise(
         "pairs": state.pairs,
         "dropped": state.dropped,
     }
+    log_prob = {}
     if params.rotation.has_density:
         noise = jax.random.fold_in(key, DEQUANTISATION)
         parts = {"train": data.train.pixels} | ({"held_out": data.held_out.pixels} if data.held_out else {})
         for part, pixels in parts.items():
-            summary[f"log_likelihood_{part}"] = bits.mean_log_prob(params, pixels)
+            log_prob[part] = scores.log_prob(params, pixels)
+            summary[f"log_likelihood_{part}"] = float(log_prob[part].mean(dtype=np.float64))
             if data.train.is_8_bit:
                 summary[f"bits_per_dim_{part}"] = bits.bits_per_dim(noise, params, pixels)
     else:
         summary["log_likelihood_of_codes"] = state.log_likelihoods[-1]  # before the last M-step
-    return summary | {
+    summary |= {
         "seconds_per_iteration": float(np.median(seconds)) if seconds else None,
         "compile_seconds": clock.seconds,
         "peak_memory_gib": peak_memory_gib(),
     }
+    return summary, log_prob.get("train")
 
 
 def draw_pictures(

@@ -5,7 +5,6 @@
 Covariances as `Covariance.unconstrained` writes them.
 """
 
-import math
 from collections.abc import Callable
 
 import jax

@@ -4,21 +4,21 @@ import json
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jgmm import bits, checkpoint, em, mixture, pca, source
+from jgmm import checkpoint, em, mixture, pca, scores, source
 from jgmm.checks import InputError, check
 from jgmm.covariance.base import Prior
 from jgmm.data import Images, to_features
 from jgmm.data.images import CELL_VARIANCE, STEP
 from jgmm.em import EMState
-from jgmm.inputs import Data, check_data, check_free, prepare
-from jgmm.options import Options
+from jgmm.inputs import Data, check_data, check_free, check_start, prepare
+from jgmm.options import Common, Options
 from jgmm.pca import Identity, Rotation, Spectrum
 from jgmm.progress import Progress
 from jgmm.report import CompileClock, Report
@@ -32,6 +32,22 @@ METRICS = "metrics.jsonl"
 EM, TRAINING_NOISE, STATISTICS, SUMMARY = range(4)
 
 
+class Codes(NamedTuple):
+    """What a mixture is fitted to.
+
+    Fields:
+        rotation: between pixels and codes.
+        spectrum: what its PCA found, if there was one.
+        values: the codes of the training images.
+        offset: what to add to their mean log-density for that of the pixels, nats an image.
+    """
+
+    rotation: Rotation
+    spectrum: Spectrum | None
+    values: Float[Array, "n d"]
+    offset: float
+
+
 def run(options: Options) -> None:
     """Fit as the options say and write the run folder.
 
@@ -42,30 +58,52 @@ def run(options: Options) -> None:
     if not options.resume:
         check_free(folder)
     key = jax.random.key(options.seed)
-    data = prepare(options)
+    data = prepare(options, options.k)
+    check_data(options, data)
     start = checkpoint.load(options.init_from) if options.init_from else None
-    check_data(options, data, start)
+    if start is not None:
+        check_start(options, data, start)
 
     progress = _open(folder, options)
     try:
-        rotation, spectrum = _rotation(options, data.train, start, progress)
-        noise = jax.random.fold_in(key, TRAINING_NOISE) if options.dequantize else None
-        codes, offset = encode(rotation, data.train.pixels, options.dtype, noise)
-        state, report = _fit(key, options, codes, offset, rotation, start, progress, clock)
+        rotation, spectrum = _codes_of(start) if start is not None else rotate(options, data.train, progress)
+        codes = to_codes(options, data.train, rotation, spectrum)
+        state, report = _fit(key, options, codes, start, progress, clock)
     except InputError:
         if not options.resume:
             _withdraw(folder, progress)
         raise
-    history = [objective + offset for objective in state.history]
-
-    params = _normalised(key, options, Source(state.gmm, rotation, *_no_norm(data.train), data.train.shape))
-    summary_key = jax.random.fold_in(key, SUMMARY)
-    summary = summarise(summary_key, params, data, state, report.seconds, clock)
-    summary["command_seconds"] = round(time.perf_counter() - begun, 3)
-    pictures = draw_pictures(folder, summary_key, params, data.train, spectrum, history, state.converged)
-    checkpoint.save(folder, params, _info(options, data, history, summary, spectrum))
+    finish(options, data, codes, state, report.seconds, clock, begun)
     progress.remove()
+
+
+def finish(
+    options: Options,
+    data: Data,
+    codes: Codes,
+    state: EMState,
+    seconds: list[float],
+    clock: CompileClock,
+    begun: float,
+) -> None:
+    """Normalise a fitted mixture, evaluate it, and write the run folder with its pictures."""
+    folder, key = options.run_folder, jax.random.key(options.seed)
+    history = [objective + codes.offset for objective in state.history]
+    params = _normalised(key, options, Source(state.gmm, codes.rotation, *_no_norm(data.train), data.train.shape))
+    summary_key = jax.random.fold_in(key, SUMMARY)
+    summary, log_prob = summarise(summary_key, params, data, state, seconds, clock)
+    summary["command_seconds"] = round(time.perf_counter() - begun, 3)
+    pictures = draw_pictures(folder, summary_key, params, data.train, codes.spectrum, history, state.converged)
+    if log_prob is not None:
+        np.save(folder / checkpoint.TRAIN_LOG_PROB, log_prob)
+    checkpoint.save(folder, params, _info(options, data, history, summary, codes.spectrum))
     show(summary, folder, pictures)
+
+
+def to_codes(options: Common, images: Images, rotation: Rotation, spectrum: Spectrum | None) -> Codes:
+    """The codes of images, with the noise that --dequantize asks for."""
+    noise = jax.random.fold_in(jax.random.key(options.seed), TRAINING_NOISE) if options.dequantize else None
+    return Codes(rotation, spectrum, *encode(rotation, images.pixels, options.dtype, noise))
 
 
 def encode(
@@ -73,7 +111,7 @@ def encode(
 ) -> tuple[Float[Array, "n d"], float]:
     """Codes of all images, with uniform noise if a key is given; and what to add to their mean log-density for that of
     the pixels: nats an image."""
-    rows = bits.ROWS
+    rows = scores.ROWS
     codes = np.empty((len(pixels), rotation.n_codes), dtype)
     log_residual = 0.0
     for i, start in enumerate(range(0, len(pixels), rows)):
@@ -81,7 +119,7 @@ def encode(
         n = len(x)
         x = np.pad(x, ((0, rows - n), (0, 0)))  # one compiled shape
         if dequantisation is not None:
-            x = x + bits.cell_noise(jax.random.fold_in(dequantisation, i), x.shape, x.dtype)
+            x = x + scores.cell_noise(jax.random.fold_in(dequantisation, i), x.shape, x.dtype)
         z, log_r = pca.encode_with_residual(rotation, jnp.asarray(x))
         codes[start : start + n] = z[:n]
         log_residual += np.asarray(log_r, np.float64)[:n].sum()
@@ -113,24 +151,20 @@ def check_resumed(kept: Options, given: Options) -> Options:
 def _fit(
     key: Array,
     options: Options,
-    codes: Array,
-    offset: float,
-    rotation: Rotation,
+    codes: Codes,
     start: Source | None,
     progress: Progress,
     clock: CompileClock,
 ) -> tuple[EMState, Report]:
-    # The prior is centred on the variance of the data, which is 1 for whitened codes.
-    variance = float(codes.var(axis=0).mean())
-    prior = Prior(options.prior_strength, variance, options.reg_covar, options.relative_floor)
+    x, prior = codes.values, prior_of(options, codes.values)
     family = COVARIANCES.canonical(options.covariance_type)
     first = None
     if start is not None:
         same = mixture.covariance_name(start.gmm) == family
-        first = start.gmm if same else em.in_family(start.gmm, codes, prior, covariance_type=family)
-    resumed = progress.load(options.k, codes.shape, family, codes.dtype) if options.resume else None
+        first = start.gmm if same else em.in_family(start.gmm, x, prior, covariance_type=family)
+    resumed = progress.load(options.k, x.shape, family, x.dtype) if options.resume else None
     path = options.run_folder / METRICS
-    report = Report(path, options.max_iter, offset, clock, resumed)
+    report = Report(path, options.max_iter, codes.offset, clock, resumed)
     if resumed:
         report.say(f"resuming after iteration {len(resumed.history)} of start {resumed.restart + 1}")
 
@@ -140,11 +174,11 @@ def _fit(
 
     state = em.fit(
         jax.random.fold_in(key, EM),
-        codes,
+        x,
         k=options.k,
         covariance_type=family,
         init=options.init,
-        metric=rotation.code_variances(),
+        metric=codes.rotation.code_variances(),
         n_init=options.n_init,
         max_iter=options.max_iter,
         tol=options.tol,
@@ -158,16 +192,22 @@ def _fit(
     return state, report
 
 
-def _rotation(
-    options: Options, train: Images, start: Source | None, progress: Progress
-) -> tuple[Rotation, Spectrum | None]:
+def prior_of(options: Common, x: Float[Array, "n d"]) -> Prior:
+    """The prior that the options ask for, centred on the variance of the data: 1 for whitened codes."""
+    return Prior(options.prior_strength, float(x.var(axis=0).mean()), options.reg_covar, options.relative_floor)
+
+
+def _codes_of(start: Source) -> tuple[Rotation, None]:
+    print("codes: those of the run that EM starts from")
+    return start.rotation, None
+
+
+def rotate(options: Common, train: Images, progress: Progress | None = None) -> tuple[Rotation, Spectrum | None]:
+    """The rotation of the training images that the options ask for; kept with, and taken from, an interrupted fit."""
     d = int(np.prod(train.shape))
-    if start is not None:
-        print("codes: those of the run that EM starts from")
-        return start.rotation, None
     if options.n_pca == "none":
         return Identity(d), None
-    fitted = progress.load_rotation(options.dtype)
+    fitted = progress.load_rotation(options.dtype) if progress else None
     if fitted is None:
         fitted = pca.fit(
             train.pixels.reshape(len(train), -1),
@@ -180,7 +220,8 @@ def _rotation(
             noise_variance=CELL_VARIANCE if options.dequantize else 0.0,
             dtype=options.dtype,
         )
-        progress.save_rotation(*fitted)
+        if progress:
+            progress.save_rotation(*fitted)
     rotation, spectrum = fitted
     print(
         f"PCA: {spectrum.n_codes} of {d} directions are codes and explain {100 * spectrum.explained:.2f}% of the "

@@ -49,7 +49,7 @@ def digits_run(tmp_path_factory):
 def test_a_run_folder_holds_everything(digits_run):
     names = {p.name for p in digits_run.iterdir()}
     pictures = {"means.png", "samples.png", "spectrum.png", "likelihood.png"}
-    assert names == {"config.json", "metrics.jsonl", "params"} | pictures
+    assert names == {"config.json", "metrics.jsonl", "params", "log_prob_train.npy"} | pictures
     for name in pictures:
         assert imread(digits_run / name).std() > 0.05
     config = json.loads((digits_run / "config.json").read_text())

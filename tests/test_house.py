@@ -13,11 +13,12 @@ FLOORS = [
     {"checks", "tables", "types", "products", "chunks", "exact", "centred", "pairs", "data"},
     {"covariance"},
     {"mixture", "pca"},
-    {"init", "screening", "stats", "em", "figures", "interpolant"},
-    {"source", "checkpoint", "bits", "options", "cli"},
-    {"progress", "report", "inputs"},
+    {"unconstrained", "distribution", "init", "screening", "stats", "em", "restarts", "figures", "interpolant"},
+    {"conditional", "gradient", "source", "scores", "checkpoint", "bits", "options", "cli"},
+    {"completion", "progress", "report", "inputs"},
     {"summary", "workflow"},
-    {"fit", "generate"},
+    {"selection", "anomalies"},
+    {"fit", "generate", "sweep", "evaluate", "complete"},
 ]
 FLOOR = {name: i for i, names in enumerate(FLOORS) for name in names}
 

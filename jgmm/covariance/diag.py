@@ -16,7 +16,7 @@ from jgmm.types import pytree
 class Diag(Covariance):
     """One variance for every component and feature."""
 
-    variances: Float[Array, "k d"]
+    variances: Float[Array, "*b k d"]
 
     sparse_below: ClassVar[float] = 0.05
 

@@ -30,7 +30,7 @@ ROUNDING = 1e-3
 class Full(Covariance):
     """One symmetric positive-definite matrix for every component."""
 
-    cholesky: Float[Array, "k d d"]
+    cholesky: Float[Array, "*b k d d"]
 
     sparse_below: ClassVar[float] = 0.5
 
@@ -127,7 +127,7 @@ class Full(Covariance):
     def marginal(self, features: Int[Array, " a"]) -> "Full":
         # Rows of L: their product is the sub-matrix, and the R of a QR its Cholesky factor, without squaring.
         rows = self.cholesky[:, features]
-        return type(self)(_lower(rows))
+        return type(self)(lower_factor(rows))
 
     def conditional(
         self, features: Int[Array, " a"], given: Int[Array, " b"], deviation: Float[Array, "k b"]
@@ -218,7 +218,7 @@ def _largest_eigenvalue(a: Float[Array, "d d"]) -> Float[Array, ""]:
     return jnp.linalg.norm(matmul(a, v))
 
 
-def _lower(rows: Float[Array, "k a d"]) -> Float[Array, "k a a"]:
+def lower_factor(rows: Float[Array, "k a d"]) -> Float[Array, "k a a"]:
     """The lower-triangular factor with positive diagonal of rows rowsᵀ."""
     upper = jnp.linalg.qr(rows.swapaxes(1, 2), mode="r")
     sign = jnp.where(jnp.diagonal(upper, axis1=1, axis2=2) < 0, -1, 1).astype(rows.dtype)

@@ -16,7 +16,7 @@ from jgmm.types import pytree
 class Spherical(Covariance):
     """One variance for every component. Its moments are traces."""
 
-    variances: Float[Array, " k"]
+    variances: Float[Array, "*b k"]
     n_features: int = field(metadata={"static": True})
 
     @classmethod

@@ -1,0 +1,76 @@
+"""zuko's side of conditional.py, run by the environment of the other libraries: python by_zuko.py IN.npz OUT.npz."""
+
+import itertools
+import json
+import sys
+import time
+from typing import Any
+
+import numpy as np
+import torch
+import zuko
+
+TYPES = ("full", "diagonal", "spherical")
+
+
+def parameters(rng: np.random.Generator, k: int, d: int, batch: tuple[int, ...]) -> dict[str, np.ndarray]:
+    """Of every type and tied or not: zuko's own tensors (logits, means, log-scales, entries below the diagonal)."""
+    return {
+        f"{kind}-{tied}-{len(batch)}": np.concatenate(
+            [rng.normal(size=(*batch, int(np.prod(shape)))) for shape in shapes(k, d, kind, tied)], axis=-1
+        ).astype(np.float32)
+        for kind, tied in itertools.product(TYPES, (False, True))
+    }
+
+
+def shapes(k: int, d: int, kind: str, tied: bool) -> list[tuple[int, ...]]:
+    """Of those tensors."""
+    rows = 1 if tied else k
+    scales = {"full": [(rows, d), (rows, d * (d - 1) // 2)], "diagonal": [(rows, d)], "spherical": [(rows, 1)]}
+    return [(k,), (k, d), *scales[kind]]
+
+
+def log_probs(given: Any, k: int, d: int) -> dict[str, np.ndarray]:
+    """zuko's log-densities of the points under all those parameters."""
+    found = {}
+    for name in (n for n in given.files if n.count("-") == 2):
+        kind, tied, _ = name.split("-")
+        vector, parts = torch.tensor(given[name]), []
+        for shape in shapes(k, d, kind, tied == "True"):
+            part, vector = vector.split([int(np.prod(shape)), vector.shape[-1] - int(np.prod(shape))], dim=-1)
+            parts.append(part.reshape(*part.shape[:-1], *shape))
+        model = zuko.mixtures.GMM(d, 0, k, kind, tied == "True")
+        mixture = model._forward_full(*parts) if kind == "full" else model._forward_diagonal(*parts)
+        found[name] = mixture.log_prob(torch.tensor(given["points"])).numpy()
+    return found
+
+
+def train(case: dict[str, Any], context: np.ndarray, x: np.ndarray) -> dict[str, np.ndarray]:
+    """Seconds of every epoch of zuko's GMM under Adam, and the mean log-likelihood of each."""
+    torch.manual_seed(0)
+    c, x = torch.tensor(context), torch.tensor(x)
+    model = zuko.mixtures.GMM(
+        x.shape[1], c.shape[1], case["components"], case["kind"], hidden_features=case["hidden"]
+    )
+    model.initialize(x, strategy="kmeans")
+    optimizer = torch.optim.Adam(model.parameters(), lr=case["learning_rate"])
+    seconds, means = [], []
+    for _ in range(case["epochs"]):
+        begun, total = time.perf_counter(), 0.0
+        batches = torch.randperm(len(x)).split(case["batch_size"])
+        for batch in batches[: len(x) // case["batch_size"]]:
+            loss = -model(c[batch]).log_prob(x[batch]).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            total -= float(loss.detach())
+        seconds.append(time.perf_counter() - begun)
+        means.append(total / (len(x) // case["batch_size"]))
+    return {"seconds": np.array(seconds), "means": np.array(means)}
+
+
+if __name__ == "__main__":
+    given = np.load(sys.argv[1])
+    case = json.loads(str(given["case"])) if "case" in given.files else None
+    answer = train(case, given["context"], given["x"]) if case else log_probs(given, int(given["k"]), int(given["d"]))
+    np.savez(sys.argv[2], **answer)

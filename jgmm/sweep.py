@@ -1,0 +1,65 @@
+"""`python -m jgmm.sweep`: fit many mixtures to the same data, compare them, keep the best."""
+
+import time
+from collections.abc import Sequence
+
+from jgmm import cli
+from jgmm.checks import InputError, check
+from jgmm.options import SweepOptions
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Parse, fit every combination, print the table as it grows, save the best."""
+    options = cli.parse(SweepOptions, prog="python -m jgmm.sweep", args=args)
+    options.check()
+
+    import jax
+
+    cli.compile_once()
+    jax.config.update("jax_enable_x64", options.dtype == "float64")
+    with jax.default_matmul_precision(options.precision):
+        _run(options)
+
+
+def _run(options: SweepOptions) -> None:
+    from jgmm import figures, selection, workflow
+    from jgmm.inputs import check_data, check_free, prepare
+    from jgmm.report import CompileClock
+
+    clock, begun = CompileClock(), time.perf_counter()
+    folder, table = options.folder, options.folder / "sweep.csv"
+    check(not table.exists(), f"{folder} already holds a sweep: choose another --out, or delete it first.")
+    check_free(folder / "best")
+    data = prepare(options, max(options.k))
+    check_data(options, data)
+    if data.held_out is None:
+        raise InputError("a sweep needs data kept out of the fits: raise --holdout.")
+    rotation, spectrum = workflow.rotate(options, data.train)
+    train = workflow.to_codes(options, data.train, rotation, spectrum)
+    held_out = workflow.to_codes(options, data.held_out, rotation, spectrum)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot write to {folder}: {error}") from error
+
+    print(selection.HEADER)
+    rows, best = [], None
+    for row, state in selection.sweep(options, train, held_out, clock):
+        rows.append(row)
+        print(row)
+        selection.write_csv(table, rows)
+        score = selection.CRITERIA[options.criterion](row)
+        if state is not None and (best is None or score > best[0]):
+            best = (score, row, state)
+    if best is None:
+        raise InputError(f"every fit failed; {table} says why.")
+    _, row, state = best
+    picture = folder / "sweep.png"
+    figures.sweep(picture, rows, (row.covariance_type, row.k), options.criterion)
+    print(f"\nbest by {options.criterion}: {row.covariance_type} covariances, K={row.k}\n{table}\n{picture}")
+    (folder / "best").mkdir(exist_ok=True)
+    workflow.finish(options.at(row.k, row.covariance_type), data, train, state, [], clock, begun)
+
+
+if __name__ == "__main__":
+    cli.run(main)
