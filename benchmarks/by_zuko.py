@@ -1,6 +1,5 @@
 """zuko's side of conditional.py, run by the environment of the other libraries: python by_zuko.py IN.npz OUT.npz."""
 
-import itertools
 import json
 import sys
 import time
@@ -9,25 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 import zuko
-
-TYPES = ("full", "diagonal", "spherical")
-
-
-def parameters(rng: np.random.Generator, k: int, d: int, batch: tuple[int, ...]) -> dict[str, np.ndarray]:
-    """Of every type and tied or not: zuko's own tensors (logits, means, log-scales, entries below the diagonal)."""
-    return {
-        f"{kind}-{tied}-{len(batch)}": np.concatenate(
-            [rng.normal(size=(*batch, int(np.prod(shape)))) for shape in shapes(k, d, kind, tied)], axis=-1
-        ).astype(np.float32)
-        for kind, tied in itertools.product(TYPES, (False, True))
-    }
-
-
-def shapes(k: int, d: int, kind: str, tied: bool) -> list[tuple[int, ...]]:
-    """Of those tensors."""
-    rows = 1 if tied else k
-    scales = {"full": [(rows, d), (rows, d * (d - 1) // 2)], "diagonal": [(rows, d)], "spherical": [(rows, 1)]}
-    return [(k,), (k, d), *scales[kind]]
+from zuko_layout import shapes
 
 
 def log_probs(given: Any, k: int, d: int) -> dict[str, np.ndarray]:
@@ -49,9 +30,7 @@ def train(case: dict[str, Any], context: np.ndarray, x: np.ndarray) -> dict[str,
     """Seconds of every epoch of zuko's GMM under Adam, and the mean log-likelihood of each."""
     torch.manual_seed(0)
     c, x = torch.tensor(context), torch.tensor(x)
-    model = zuko.mixtures.GMM(
-        x.shape[1], c.shape[1], case["components"], case["kind"], hidden_features=case["hidden"]
-    )
+    model = zuko.mixtures.GMM(x.shape[1], c.shape[1], case["components"], case["kind"], hidden_features=case["hidden"])
     model.initialize(x, strategy="kmeans")
     optimizer = torch.optim.Adam(model.parameters(), lr=case["learning_rate"])
     seconds, means = [], []

@@ -20,9 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import tyro
-from by_zuko import parameters, shapes
 from cifar_codes import codes, load_pixels
 from flax import nnx
+from zuko_layout import parameters, shapes
 
 from jgmm import distribution
 from jgmm.conditional import ConditionalGMM
@@ -86,7 +86,8 @@ def compare_densities(options: Options) -> None:
 
 def compare_speed(options: Options, context: np.ndarray, x: np.ndarray) -> None:
     """Samples a second of training, and the log-likelihood after the last epoch."""
-    print("\n| covariances | batch | jgmm / zuko, samples a second | log-likelihood, jgmm | zuko |\n|---|---|---|---|---|")
+    print("\n| covariances | batch | samples a second, jgmm / zuko | log-likelihood, jgmm | zuko |")
+    print("|---|---|---|---|---|")
     for kind in NAMES:
         for size in options.batch_sizes:
             case = {"kind": kind, "components": options.components, "hidden": [64, 64], "batch_size": size}
@@ -128,7 +129,7 @@ def train(case: dict[str, Any], context: np.ndarray, x: np.ndarray) -> tuple[flo
 def main(options: Options) -> None:
     """Print both tables."""
     compare_densities(options)
-    z, _ = codes(load_pixels(options.data_dir), 24)
+    z, _ = codes(load_pixels(options.data_dir)[1], 24)
     compare_speed(options, z[:, :16], z[:, 16:24])
 
 

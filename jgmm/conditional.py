@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
@@ -135,4 +136,4 @@ class ConditionalGMM(nnx.Module):
         fits = context.ndim >= 1 and context.shape[-1] == self.context
         check(fits, f"expected a context of shape (..., {self.context}), got {context.shape}.")
         if not isinstance(context, jax.core.Tracer):
-            check(bool(jnp.isfinite(context).all()), "the context contains NaN or infinite values.")
+            check(np.isfinite(context).all(), "the context contains NaN or infinite values.")

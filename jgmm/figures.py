@@ -205,31 +205,38 @@ def clusters(path: Path, images: np.ndarray, responsibilities: np.ndarray, rows:
 
 
 def sweep(path: Path, rows: Sequence[Any], best: tuple[str, int], criterion: str) -> None:
-    """Log-likelihoods, information criteria and seconds over the number of components, a colour a covariance family;
-    the best fit is circled where it was judged. rows: `jgmm.selection.Row`."""
+    """Log-likelihoods (as gains over the first fit, so that training and held-out data share an axis), information
+    criteria and seconds over the number of components, a colour a covariance family; the best fit is circled where it
+    was judged. rows: `jgmm.selection.Row`."""
     figure = Figure(figsize=(11, 3.4), layout="constrained")
     panels = figure.subplots(1, 3)
-    names = {"held-out": "held_out"}
+    first = rows[0]
     for family, colour in zip(dict.fromkeys(row.covariance_type for row in rows), COLOURS, strict=False):
         mine = sorted((row for row in rows if row.covariance_type == family), key=lambda row: row.k)
         k = [row.k for row in mine]
-        for axes, name, style, label in (
-            (panels[0], "held_out", "o-", family),
-            (panels[0], "train", ":", None),
-            (panels[1], "bic", "o-", f"{family}, BIC"),
-            (panels[1], "aic", ":", f"{family}, AIC"),
-            (panels[2], "seconds", "o-", family),
-        ):
-            axes.plot(k, [getattr(row, name) for row in mine], style, color=colour, ms=3.5, lw=1.2, label=label)
-        for row in mine:
-            if (family, row.k) == best:
-                judged = panels[0] if criterion == "held-out" else panels[1]
-                judged.plot(row.k, getattr(row, names.get(criterion, criterion)), "o", ms=11, mfc="none", color="k")
-    panels[0].set(title="Log-likelihood: kept out, and training (dotted)", ylabel="nats an example")
+        gains = {part: [getattr(row, part) - getattr(first, part) for row in mine] for part in ("held_out", "train")}
+        curves = (
+            (panels[0], gains["held_out"], "o-", family),
+            (panels[0], gains["train"], ":", None),
+            (panels[1], [row.bic for row in mine], "o-", f"{family}, BIC"),
+            (panels[1], [row.aic for row in mine], ":", f"{family}, AIC"),
+            (panels[2], [row.seconds for row in mine], "o-", family),
+        )
+        for axes, values, style, label in curves:
+            axes.plot(k, values, style, color=colour, ms=3.5, lw=1.2, label=label)
+        judged = {"held-out": curves[0], "bic": curves[2], "aic": curves[3]}[criterion]
+        if family == best[0]:
+            judged[0].plot(best[1], judged[1][k.index(best[1])], "o", ms=11, mfc="none", color="k")
+    panels[0].set(
+        title="Log-likelihood: kept out, and training (dotted)",
+        ylabel=f"gain over {first.covariance_type}, K={first.k}: nats an example",
+    )
     panels[1].set(title="Information criteria, lower is better")
     panels[2].set(title="Time", ylabel="seconds", yscale="log")
     for axes in panels:
         axes.set(xscale="log", xlabel="components")
+        axes.set_xticks(sorted({row.k for row in rows}), labels=sorted({row.k for row in rows}), minor=False)
+        axes.minorticks_off()
         axes.legend(frameon=False, fontsize=7)
     figure.savefig(path)
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from jgmm import distribution
 from jgmm.checks import InputError, check
@@ -85,11 +85,14 @@ def fit_gradient(
     state = optimizer.init(parameters)
     best, history, held_out = 0, [], []
     kept = parameters
+    seed: list[int] = np.asarray(jax.random.key_data(for_epochs)).tolist()
+    size = min(batch_size, n - n_out)
+    steps = (n - n_out) // size
     for epoch in range(epochs):
-        chosen = jax.random.fold_in(for_epochs, epoch)
-        parameters, state, mean = _epoch(
-            chosen, structure, parameters, state, train, optimizer, min(batch_size, n - n_out)
-        )
+        # On the host: on a CPU, JAX takes longer to shuffle than to train.
+        shuffled = np.random.default_rng([*seed, epoch]).permutation(n - n_out)[: steps * size]
+        batches = jnp.asarray(shuffled.reshape(steps, size))
+        parameters, state, mean = _epoch(structure, parameters, state, train, batches, optimizer)
         history.append(_finite(float(mean), epoch))
         if n_out:
             held_out.append(_finite(float(_mean_log_prob(structure, parameters, out)), epoch))
@@ -105,30 +108,25 @@ def _take(rows: Rows, index: Array) -> Rows:
     return jax.tree.map(lambda a: a[index], rows)
 
 
-@partial(jax.jit, static_argnames=("structure", "optimizer", "batch_size"))
+@partial(jax.jit, static_argnames=("structure", "optimizer"))
 def _epoch(
-    key: PRNGKeyArray,
     structure: nnx.GraphDef,
     parameters: nnx.State,
     state: optax.OptState,
     rows: Rows,
+    batches: Int[Array, "steps batch"],
     optimizer: optax.GradientTransformation,
-    batch_size: int,
 ) -> tuple[nnx.State, optax.OptState, Array]:
-    n = rows[1].shape[0]
-    steps = n // batch_size
-    order = jax.random.permutation(key, n)[: steps * batch_size].reshape(steps, batch_size)
-
     def loss(parameters: nnx.State, batch: Rows) -> Array:
         return -_log_prob(structure, parameters, batch).mean()
 
-    def step(carry: tuple, index: Array) -> tuple[tuple, Array]:
+    def step(carry: Any, index: Any) -> tuple[Any, Array]:
         parameters, state = carry
         value, gradient = jax.value_and_grad(loss)(parameters, _take(rows, index))
         updates, state = optimizer.update(gradient, state, parameters)
         return (optax.apply_updates(parameters, updates), state), -value
 
-    (parameters, state), values = jax.lax.scan(step, (parameters, state), order)
+    (parameters, state), values = jax.lax.scan(step, (parameters, state), batches)
     return parameters, state, values.mean()
 
 

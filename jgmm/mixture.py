@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from jgmm.checks import InputError, check
@@ -16,6 +17,7 @@ from jgmm.tables import COVARIANCES
 from jgmm.types import pytree
 
 LOG_2PI = 1.8378770664093453
+Features = Sequence[int] | np.ndarray | Array
 
 
 @pytree
@@ -125,7 +127,7 @@ def variance(gmm: GMM) -> Float[Array, " d"]:
     return matmul(jnp.exp(gmm.log_weights), spread)
 
 
-def marginal(gmm: GMM, features: Sequence[int] | Array) -> GMM:
+def marginal(gmm: GMM, features: Features) -> GMM:
     """The mixture p(z_a) of the features a, in the order given.
 
     Raises InputError if a feature is not one of the mixture's or is named twice.
@@ -138,7 +140,7 @@ def _marginal(gmm: GMM, index: Int[Array, " a"]) -> GMM:
     return replace(gmm, means=gmm.means[:, index], covariance=gmm.covariance.marginal(index))
 
 
-def conditional(gmm: GMM, given: Sequence[int] | Array, values: Float[Array, " b"]) -> GMM:
+def conditional(gmm: GMM, given: Features, values: Float[Array, " b"]) -> GMM:
     """The mixture p(z_a | z_b = values) of the features a that are not in `given`, in ascending order.
 
     Its parameters (Bishop, Pattern Recognition and Machine Learning, eqs. 2.81, 2.82):
@@ -167,11 +169,11 @@ def check_points(d: int, z: Array) -> None:
     check(z.ndim == 2 and z.shape[1] == d, f"expected points of shape (n, {d}), got {z.shape}.")
 
 
-def _check_features(gmm: GMM, features: Sequence[int] | Array) -> Array:
-    index = jnp.asarray(features, jnp.int32)
-    check(index.ndim == 1 and index.size > 0, f"features must be a non-empty list, got shape {index.shape}.")
-    if not isinstance(index, jax.core.Tracer):
-        inside = bool(((index >= 0) & (index < gmm.d)).all())
+def _check_features(gmm: GMM, features: Features) -> Array:
+    if not isinstance(features, jax.core.Tracer):
+        index = np.asarray(features)
+        check(index.ndim == 1 and index.size > 0, f"features must be a non-empty list, got shape {index.shape}.")
+        inside = ((index >= 0) & (index < gmm.d)).all()
         check(inside, f"features must be from 0 to {gmm.d - 1}, got {index.tolist()}.")
-        check(jnp.unique(index).size == index.size, f"a feature is named twice: {index.tolist()}.")
-    return index
+        check(np.unique(index).size == index.size, f"a feature is named twice: {index.tolist()}.")
+    return jnp.asarray(features, jnp.int32)

@@ -63,9 +63,8 @@ def test_extreme_contexts_stay_finite(covariance_type, tied, rng):
         draws = distribution.sample(jax.random.key(0), gmm, (3,))
         for array in (distribution.log_prob(gmm, x), draws, *jax.tree.leaves(gmm)):
             assert np.isfinite(array).all()
-        gradient = nnx.grad(lambda net, c=jnp.asarray(size * signs): distribution.log_prob(net(c), x).mean())(net)
-        if size <= 1e4:
-            assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+    gradient = nnx.grad(lambda net: distribution.log_prob(net(jnp.asarray(1e4 * signs)), x).mean())(net)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,6 @@ SCREENED_FEATURES, SCREENED_COMPONENTS = 128, 8
 # factorisation proves it an upper bound.
 POWER_ITERATIONS = 40
 RAISES = (1.003, 1.03, 1.5)
-# Up to so many features a substitution is compiled without a loop.
-UNROLLED = 16
 # What rounding may take from a bound.
 ROUNDING = 1e-3
 
@@ -143,18 +141,8 @@ class Full(Covariance):
         return shift, type(self).from_dense(0.5 * (left + left.swapaxes(1, 2)))
 
     def whiten(self, deviation: Float[Array, "k d"]) -> Float[Array, "k d"]:
-        # Substitution by rows, over all components (and whatever is mapped over this) at once: for small matrices much
-        # faster than one call of LAPACK each, and no infinity can arise on the way.
-        d = deviation.shape[1]
-        diagonal = jnp.diagonal(self.cholesky, axis1=1, axis2=2)
-
-        def row(y: Array, leaf: tuple[Array, Array, Array, Array]) -> tuple[Array, None]:
-            factors, scale, right, unit = leaf
-            found = (right - (factors * y).sum(axis=1)) / scale
-            return bounded(y + found[:, None] * unit[None]), None
-
-        rows = (self.cholesky.swapaxes(0, 1), diagonal.T, deviation.T, jnp.eye(d, dtype=deviation.dtype))
-        return jax.lax.scan(row, jnp.zeros_like(deviation), rows, unroll=d if d <= UNROLLED else 1)[0]
+        factors = jnp.broadcast_to(self.cholesky, (deviation.shape[0], *self.cholesky.shape[1:]))
+        return _substitute(factors, deviation)
 
     def unconstrained(self, epsilon: float) -> Float[Array, "#k m"]:
         rows, columns = np.tril_indices(self.cholesky.shape[-1], -1)
@@ -168,6 +156,24 @@ class Full(Covariance):
         place[np.diag_indices(d)] = np.arange(d)
         place[np.tril_indices(d, -1)] = d + np.arange(d * (d - 1) // 2)
         return type(self)(values[:, place])
+
+
+@jax.custom_jvp
+def _substitute(factors: Float[Array, "k d d"], right: Float[Array, "k d"]) -> Float[Array, "k d"]:
+    """L_k⁻¹ b_k, `bounded`."""
+    y = solve_triangular(factors, right[:, :, None], lower=True)[:, :, 0]
+    # Where substitution overflows, infinities may have cancelled.
+    return bounded(jnp.where(jnp.isfinite(y), y, jnp.inf))
+
+
+@_substitute.defjvp
+def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    """dy = L⁻¹ (db − dL y), and nothing where y was cut: so that no gradient is infinite either."""
+    factors, right = primals
+    y = _substitute(factors, right)
+    moved = tangents[1] - (jnp.tril(tangents[0]) * y[:, None, :]).sum(axis=2)
+    dy = solve_triangular(factors, moved[:, :, None], lower=True)[:, :, 0]
+    return y, jnp.where(jnp.abs(y) < bounded(jnp.full_like(y, jnp.inf)), dy, 0)
 
 
 def _distances(means: Float[Array, "k d"], whiteners: Float[Array, "k d d"]) -> Distances:
