@@ -22,13 +22,28 @@ class Separation(NamedTuple):
     typicality: float
 
 
-def threshold(train_log_prob: np.ndarray, quantile: float) -> float:
-    """The log-density below which an example counts as an anomaly: a quantile of that of the training data.
+class Limits(NamedTuple):
+    """Log-densities outside of which an example is an anomaly."""
+
+    low: float
+    high: float
+
+    def outside(self, log_prob: np.ndarray) -> np.ndarray:
+        """Which examples are anomalies."""
+        return (log_prob < self.low) | (log_prob > self.high)
+
+
+def limits(train_log_prob: np.ndarray, quantile: float, *, two_sided: bool = False) -> Limits:
+    """The quantile of the log-density of the training data, below which an example is an anomaly; or half of it at
+    either end.
 
     Raises InputError unless 0 < quantile < 1.
     """
     check(0 < quantile < 1, f"the quantile must be between 0 and 1, got {quantile}.")
-    return float(np.quantile(train_log_prob, quantile))
+    if not two_sided:
+        return Limits(float(np.quantile(train_log_prob, quantile)), np.inf)
+    low, high = np.quantile(train_log_prob, [quantile / 2, 1 - quantile / 2])
+    return Limits(float(low), float(high))
 
 
 def separation(train_log_prob: np.ndarray, own: np.ndarray, others: np.ndarray) -> Separation:

@@ -54,6 +54,7 @@ def main(args: Sequence[str] | None = None) -> None:
     from jgmm.completion import complete
     from jgmm.data import to_features
     from jgmm.inputs import images_for
+    from jgmm.source import pixel_moments
 
     cli.compile_once()
     config = checkpoint.read_config(options.run)
@@ -74,8 +75,8 @@ def main(args: Sequence[str] | None = None) -> None:
     mean, draws = in_pixels(found.mean), in_pixels(found.draws)
     unknown = ~known
     missed = np.sqrt(((mean - pixels)[:, unknown] ** 2).mean())
-    spread = np.sqrt(((pixels[:, unknown] - pixels[:, unknown].mean(axis=0)) ** 2).mean())
-    print(f"error of the mean: {missed:.3f} in [-1, 1] pixels, root mean square; without anything known {spread:.3f}")
+    blind = np.sqrt(((np.asarray(pixel_moments(params)[0]) - pixels)[:, unknown] ** 2).mean())
+    print(f"error of the mean: {missed:.3f} in [-1, 1] pixels, root mean square; with nothing known, {blind:.3f}")
     try:
         figures.completions(options.out, pixels, known, mean, draws)
     except OSError as error:

@@ -31,6 +31,8 @@ class Options:
     """Other data sets, or files, to be told apart from the data; resized to its images."""
     quantile: float = 0.05
     """Of the training images' log-likelihood: what lies below it is an anomaly."""
+    two_sided: bool = False
+    """Half of the quantile at either end: what is likelier than the training images is an anomaly too."""
     out: Path | None = None
     """Folder for the scores and the picture [default: RUN/evaluation]."""
     seed: int = 0
@@ -68,17 +70,18 @@ def _run(options: Options, config: dict[str, Any]) -> None:
     images = images_for(config, options.data, options.dataset, options.data_dir)
     others = [_other(name, options.data_dir, params.shape) for name in options.against]
     folder = options.out or options.run / "evaluation"
-    limit = anomalies.threshold(train, options.quantile)
+    limits = anomalies.limits(train, options.quantile, two_sided=options.two_sided)
 
     found = scores(params, images.pixels)
-    share = (found.log_prob < limit).mean()
+    share = limits.outside(found.log_prob).mean()
     cluster = found.responsibilities.argmax(axis=1)
     counts = np.bincount(cluster, minlength=params.gmm.k)
     summary: dict[str, Any] = {
         "data": images.name,
         "examples": len(images),
         "log_likelihood": float(found.log_prob.mean(dtype=np.float64)),
-        "threshold": limit,
+        "threshold": limits.low,
+        "upper_threshold": limits.high if options.two_sided else None,
         "anomalies": float(share),
         "clusters": int((counts > 0).sum()),
         "against": {},
@@ -97,9 +100,10 @@ def _run(options: Options, config: dict[str, Any]) -> None:
 
         summary["adjusted_rand"] = float(adjusted_rand_score(images.labels, cluster))
         print(f"clusters against labels: adjusted Rand index {summary['adjusted_rand']:.3f}")
+    above = f" or above {limits.high:.4f}" if options.two_sided else ""
     print(
-        f"anomalies: {100 * share:.2f}% lie below {limit:.4f} nats, the {options.quantile:g} quantile of the training "
-        "data"
+        f"anomalies: {100 * share:.2f}% lie below {limits.low:.4f} nats{above}; of the training data "
+        f"{100 * options.quantile:g}% do"
     )
     log_probs = {images.name: found.log_prob}
     for other in others:
@@ -108,20 +112,20 @@ def _run(options: Options, config: dict[str, Any]) -> None:
         log_probs[other.name] = theirs
         summary["against"][other.name] = {
             "log_likelihood": float(theirs.mean(dtype=np.float64)),
-            "anomalies": float((theirs < limit).mean()),
+            "anomalies": float(limits.outside(theirs).mean()),
             "auroc_likelihood": area.likelihood,
             "auroc_typicality": area.typicality,
         }
         print(
             f"against {other.name}: {theirs.mean(dtype=np.float64):.4f} nats an example, "
-            f"{100 * (theirs < limit).mean():.2f}% anomalies, "
+            f"{100 * limits.outside(theirs).mean():.2f}% anomalies, "
             f"AUROC {area.likelihood:.4f} by likelihood, {area.typicality:.4f} by typicality"
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        np.savez(folder / "scores.npz", **found._asdict(), component=cluster, anomaly=found.log_prob < limit)
+        np.savez(folder / "scores.npz", **found._asdict(), component=cluster, anomaly=limits.outside(found.log_prob))
         checkpoint.write_json(folder / "evaluation.json", summary)
-        figures.log_probs(folder / "log_prob.png", {"training data": train} | log_probs, limit)
+        figures.log_probs(folder / "log_prob.png", {"training data": train} | log_probs, limits)
         if figures.is_image(params.shape):
             figures.clusters(folder / "clusters.png", _in_pixels(images), found.responsibilities)
     except OSError as error:

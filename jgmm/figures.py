@@ -241,8 +241,8 @@ def sweep(path: Path, rows: Sequence[Any], best: tuple[str, int], criterion: str
     figure.savefig(path)
 
 
-def log_probs(path: Path, of: Mapping[str, np.ndarray], threshold: float) -> None:
-    """The log-densities of several data sets as histograms, and the threshold below which they are anomalies."""
+def log_probs(path: Path, of: Mapping[str, np.ndarray], limits: tuple[float, float]) -> None:
+    """The log-densities of several data sets as histograms, and the limits outside of which they are anomalies."""
     figure = Figure(figsize=(7, 3.2), layout="constrained")
     axes = figure.subplots()
     # The tails of data that are nothing like the training data may be arbitrarily far away.
@@ -254,8 +254,12 @@ def log_probs(path: Path, of: Mapping[str, np.ndarray], threshold: float) -> Non
         inside = np.clip(values, bins[0], bins[-1])
         axes.hist(inside, bins, density=True, histtype="stepfilled", alpha=0.35, color=colour, label=name)
         axes.hist(inside, bins, density=True, histtype="step", color=colour)
-    axes.axvline(threshold, color="k", lw=1, ls="--", label=f"threshold {threshold:.5g}")
-    axes.set(xlabel="log-likelihood, nats an example", ylabel="density")
+    for limit in limits:
+        if np.isfinite(limit):
+            axes.axvline(limit, color="k", lw=1, ls="--", label=f"limit {limit:.5g}")
+    # Data unlike the others may pile up in one place.
+    peaks = sorted(float(np.histogram(values, bins, density=True)[0].max()) for values in of.values())
+    axes.set(xlabel="log-likelihood, nats an example", ylabel="density", ylim=(0, min(peaks[-1], 3 * peaks[0]) * 1.1))
     axes.legend(frameon=False)
     figure.savefig(path)
 

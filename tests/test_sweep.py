@@ -1,0 +1,95 @@
+"""Model selection: the criteria, the command, and many starts at once."""
+
+import csv
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import fit_by_sklearn, random_mixture
+from matplotlib.image import imread
+
+import jgmm
+from jgmm import cli, em, restarts, selection, sweep
+from jgmm.covariance.base import Prior
+from jgmm.unconstrained import n_parameters
+
+SMALL = ["--dataset", "digits", "--n-pca", "6", "--max-iter", "15"]
+
+
+def run(*args):
+    try:
+        cli.run(lambda: sweep.main([str(a) for a in args]))
+    except SystemExit as exit:
+        return exit.code
+    return 0
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("family", ["full", "tied", "diag", "spherical"])
+def test_criteria_are_those_of_scikit_learn(family, rng):
+    start = random_mixture(rng, family)
+    x = rng.normal(size=(80, 4)) * 2
+    theirs = fit_by_sklearn(start, family, x, 3)
+    total, p = theirs.score(x) * 80, n_parameters(start)
+    assert selection.bic(total, p, 80) == pytest.approx(theirs.bic(x), rel=1e-12)
+    assert selection.aic(total, p) == pytest.approx(theirs.aic(x), rel=1e-12)
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sweep") / "digits"
+    args = [*SMALL, "--k", "1", "4", "--covariance-type", "full", "tied-diag", "--n-init", "3", "--out", folder]
+    assert run(*args) == 0
+    return folder
+
+
+def test_a_sweep_leaves_a_table_a_picture_and_the_best_run(swept):
+    with (swept / "sweep.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(r["covariance_type"], r["k"]) for r in rows] == [
+        ("full", "1"), ("full", "4"), ("tied-diag", "1"), ("tied-diag", "4")
+    ]  # fmt: skip
+    best = max(rows, key=lambda r: float(r["held_out"]))
+    config = json.loads((swept / "best" / "config.json").read_text())
+    assert (config["options"]["covariance_type"], config["options"]["k"]) == (best["covariance_type"], int(best["k"]))
+    assert config["summary"]["log_likelihood_held_out"] == pytest.approx(float(best["held_out"]), abs=1e-3)
+    assert config["summary"]["log_likelihood_train"] == pytest.approx(float(best["train"]), abs=1e-3)
+    n = config["data"]["train_examples"]
+    for r in rows:
+        total = float(r["train"]) * n
+        assert float(r["bic"]) == pytest.approx(selection.bic(total, int(r["parameters"]), n))
+        assert float(r["aic"]) == pytest.approx(selection.aic(total, int(r["parameters"])))
+    assert imread(swept / "sweep.png").std() > 0.05
+    assert jgmm.sample(jax.random.key(0), jgmm.load(swept / "best"), 5).shape == (5, 8, 8, 1)
+
+
+def test_bad_sweeps_are_refused(swept, capsys, tmp_path):
+    for args, message in (
+        (["--holdout", "0"], "--holdout must be above 0"),
+        (["--k", "0", "3"], "--k expects numbers from 1"),
+        (["--covariance-type", "banded"], "unknown covariance type 'banded'"),
+        (["--k", "3", "5000"], "too few for --k 5000"),
+        (["--out", swept], "already holds a sweep"),
+        (["--holdout", "0.0001"], "is none"),
+    ):
+        assert run(*SMALL, "--out", tmp_path / "s", *args) == 2
+        assert message in " ".join(capsys.readouterr().err.split())
+        assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize("family", ["full", "tied-diag"])
+def test_starts_at_once_end_where_starts_in_turn_do(family, rng):
+    x = jnp.asarray(np.concatenate([rng.normal(size=(100, 3)) + 4 * rng.normal(size=3) for _ in range(5)]), jnp.float32)
+    prior = jax.tree.map(lambda v: jnp.asarray(v, x.dtype), Prior(relative_floor=0.0))
+    key, ones = jax.random.key(2), jnp.ones(3)
+    options = {"k": 4, "covariance_type": family, "max_iter": 30, "tol": 1e-4}
+    start, ends = restarts.best_of(key, x, ones, prior, method="kmeans", n_init=4, **options)
+    ours = em.fit(key, x, start=start, prior=prior, **options)
+    theirs = em.fit(key, x, n_init=4, prior=prior, **options)
+    assert ours.history[-1] == pytest.approx(theirs.history[-1], abs=1e-4)
+    assert float(ends.max()) == pytest.approx(theirs.history[-1], abs=1e-4)
+    assert restarts.fits(4, 500, start)
+    assert not restarts.fits(1, 500, start)
+    assert not restarts.fits(4, 500_000, start)
