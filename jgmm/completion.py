@@ -135,7 +135,7 @@ def _given(
     flat = noise.reshape(n * s, latent)
     wanted = jnp.repeat(delta, s, axis=0)
     zeta = flat + explain(wanted - matmul(flat, rows.T))
-    return mean, (means[k, a][None] + matmul(zeta, others.T)).reshape(n, s, -1)
+    return mean, (means[k, a][None] + matmul(zeta, others.T)).reshape(n, s, a.shape[0])
 
 
 def _rows(params: Source, index: Int[Array, " a"], k: Array) -> Float[Array, "a l"]:

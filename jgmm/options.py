@@ -193,7 +193,7 @@ def _dashed(name: str) -> str:
     return name.replace("_", "-")
 
 
-def at_least(options: object, **least: float) -> None:
+def at_least(options: object, **least: int) -> None:
     """Raise InputError for an option below its least value; None is none."""
     for name, bound in least.items():
         value = getattr(options, name)
