@@ -264,6 +264,14 @@ def log_probs(path: Path, of: Mapping[str, np.ndarray], limits: tuple[float, flo
     figure.savefig(path)
 
 
+def trajectories(path: Path, frames: np.ndarray, times: np.ndarray) -> None:
+    """The way of images along a flow: a column a time, a row an image. frames: [T, N, H, W, C] in [-1, 1]."""
+    figure = Figure(figsize=(0.9 * len(frames), 0.92 * frames.shape[1] + 0.3), layout="constrained")
+    for axes, column, t in zip(figure.subplots(1, len(frames)), frames, times, strict=True):
+        _show(axes, tile(column, 1), f"t = {t:.2g}")
+    figure.savefig(path)
+
+
 def completions(path: Path, images: np.ndarray, known: np.ndarray, mean: np.ndarray, draws: np.ndarray) -> None:
     """Images completed from a part: a column an image, with rows for the image, what was known of it, the mean of what
     was not, and draws.

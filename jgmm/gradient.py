@@ -117,13 +117,18 @@ def _epoch(
     batches: Int[Array, "steps batch"],
     optimizer: optax.GradientTransformation,
 ) -> tuple[nnx.State, optax.OptState, Array]:
-    def loss(parameters: nnx.State, batch: Rows) -> Array:
-        return -_log_prob(structure, parameters, batch).mean()
+    update = optax.with_extra_args_support(optimizer).update
 
     def step(carry: Any, index: Any) -> tuple[Any, Array]:
         parameters, state = carry
-        value, gradient = jax.value_and_grad(loss)(parameters, _take(rows, index))
-        updates, state = optimizer.update(gradient, state, parameters)
+        batch = _take(rows, index)
+
+        def loss(parameters: nnx.State) -> Array:
+            return -_log_prob(structure, parameters, batch).mean()
+
+        value, gradient = jax.value_and_grad(loss)(parameters)
+        # The last three are for line searches.
+        updates, state = update(gradient, state, parameters, value=value, grad=gradient, value_fn=loss)
         return (optax.apply_updates(parameters, updates), state), -value
 
     (parameters, state), values = jax.lax.scan(step, (parameters, state), batches)

@@ -10,7 +10,8 @@ from jgmm.checks import InputError, check
 from jgmm.tables import COVARIANCES, DATASETS, INITIALISERS, NORMALISATIONS, RESIDUALS, Table
 
 
-def _one_of(table: Table) -> object:
+def one_of(table: Table) -> object:
+    """How the command line shows the names of a table."""
     return tyro.conf.arg(metavar="{" + "|".join(table) + "}")
 
 
@@ -18,7 +19,7 @@ def _one_of(table: Table) -> object:
 class Common:
     """What every fit needs to know beside its mixture: the data, the codes, EM, the normalisation."""
 
-    dataset: Annotated[str, _one_of(DATASETS)] = "cifar10"
+    dataset: Annotated[str, one_of(DATASETS)] = "cifar10"
     """Data set."""
     data: Path | None = None
     """Your own data instead: a .npy or .npz file of shape [N, D] or [N, H, W, C]."""
@@ -33,10 +34,10 @@ class Common:
 
     n_pca: Annotated[str, tyro.conf.arg(metavar="{all|none|D}")] = "all"
     """Principal components kept as codes; none fits the pixels themselves."""
-    residual: Annotated[str, _one_of(RESIDUALS)] = "spectrum"
+    residual: Annotated[str, one_of(RESIDUALS)] = "spectrum"
     """Variance of the directions that are not kept; with none they are lost, and so is the density."""
 
-    init: Annotated[str, _one_of(INITIALISERS)] = "kmeans"
+    init: Annotated[str, one_of(INITIALISERS)] = "kmeans"
     """Where EM starts."""
     n_init: int = 1
     """Restarts, of which the best is kept."""
@@ -57,7 +58,7 @@ class Common:
     dtype: Literal["float32", "float64"] = "float32"
     """Of the computation and the checkpoint."""
 
-    normalize: Annotated[str, _one_of(NORMALISATIONS)] = "channel"
+    normalize: Annotated[str, one_of(NORMALISATIONS)] = "channel"
     """What shares one mean and standard deviation in x0."""
     n_stat_samples: int | None = None
     """Estimate them from so many samples [default: exact]."""
@@ -101,7 +102,7 @@ class Common:
 class _Mixture:
     k: Annotated[int, tyro.conf.arg(aliases=("--n-components",))] = 100
     """Number of components."""
-    covariance_type: Annotated[str, _one_of(COVARIANCES)] = "diag"
+    covariance_type: Annotated[str, one_of(COVARIANCES)] = "diag"
     """Family of the covariances, in the basis that --n-pca chooses."""
 
 

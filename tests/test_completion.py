@@ -12,7 +12,6 @@ from jgmm.completion import complete, marginal
 from jgmm.covariance.full import Full
 from jgmm.pca import Identity
 from jgmm.source import Source
-from jgmm.tables import COVARIANCES
 
 SHAPE, P, CODES, N = (2, 2, 3), 12, 5, 20_000
 KNOWN = np.zeros(SHAPE, bool)
@@ -38,7 +37,7 @@ def source_and_dense(rng, family, rotated=True, dtype="float64"):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("family", COVARIANCES)
+@pytest.mark.parametrize("family", ["diag", "full", "tied-spherical"])
 def test_completions_are_those_of_the_dense_mixture(family, rng):
     params, whole = source_and_dense(rng, family)
     x0 = source.sample(jax.random.key(0), params, 2)

@@ -43,6 +43,16 @@ def test_em_and_gradients_reach_the_same_optimum(family, digits):
     assert found.log_likelihoods[-1] > found.log_likelihoods[0]
 
 
+def test_an_optimiser_with_a_line_search(digits):
+    train, _ = digits
+    start = em.fit(jax.random.key(0), train, k=3, covariance_type="tied-diag", max_iter=1).gmm
+    by_em = em.fit(jax.random.key(0), train, k=3, start=start, covariance_type="tied-diag", max_iter=500, tol=1e-6)
+    found = fit_gradient(
+        jax.random.key(1), start, train, optimizer=optax.lbfgs(), batch_size=1400, epochs=60, holdout=0.0
+    )
+    assert found.log_likelihoods[-1] == pytest.approx(by_em.history[-1], abs=0.01)
+
+
 @pytest.fixture(scope="module")
 def turned_s_curve():
     """x given the height of an S-curve: up to three values of x for every height."""
@@ -51,12 +61,11 @@ def turned_s_curve():
     return tuple(jnp.asarray(a, jnp.float32) for a in (context[:3000], target[:3000], context[3000:], target[3000:]))
 
 
-@pytest.mark.parametrize("covariance_type", ["full", "spherical"])
-def test_a_mixture_beats_one_gaussian_on_a_many_valued_target(covariance_type, turned_s_curve):
+def test_a_mixture_beats_one_gaussian_on_a_many_valued_target(turned_s_curve):
     context, target, other_context, other_target = turned_s_curve
     score = {}
     for k in (1, 6):
-        model = ConditionalGMM(1, 1, k, covariance_type, rngs=nnx.Rngs(0))
+        model = ConditionalGMM(1, 1, k, "spherical", rngs=nnx.Rngs(0))
         model.initialize(jax.random.key(0), target, "kmeans")
         before = model.bias[...]
         found = fit_gradient(jax.random.key(1), model, target, context, epochs=40, patience=None)

@@ -20,7 +20,7 @@ from jgmm.interpolant.paths import Path, drift, fields, log_prob, velocity
 from jgmm.mixture import check_points
 from jgmm.types import pytree
 
-Solver = Literal["euler", "heun", "dopri5"]
+Solver = Literal["euler", "midpoint", "heun", "dopri5"]
 
 
 class Method(NamedTuple):
@@ -41,6 +41,7 @@ class Method(NamedTuple):
 
 SOLVERS = {
     "euler": Method(diffrax.Euler, 1, 0, 100),
+    "midpoint": Method(diffrax.Midpoint, 2, 0, 100),
     "heun": Method(diffrax.Heun, 2, 0, 100),
     "dopri5": Method(diffrax.Dopri5, 6, 1, None),
 }

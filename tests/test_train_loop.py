@@ -1,0 +1,270 @@
+"""The trainer as a user runs it: training, stopping, going on, several devices, several processes."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from matplotlib.image import imread
+
+from jgmm import cli
+from train import __main__ as command
+from train import batches, config, devices, loop, sample, world
+from train import step as steps
+from train.checkpoints import Checkpoints, abstract
+
+SMALL = ["--preset", "tiny", "--dataset", "digits", "--base", "8", "--multipliers", "1", "--batch-size", "32"]
+SMALL += ["--log-every", "2", "--save-every", "4", "--sample-every", "100", "--n-samples", "4", "--nfe", "2"]
+# The same on one device, in a process of its own.
+ALONE = {**os.environ, "XLA_FLAGS": "", "JAX_NUM_CPU_DEVICES": "1"}
+
+
+def run(main, *args):
+    try:
+        cli.run(lambda: main([str(a) for a in args]))
+    except SystemExit as exit:
+        return exit.code
+    return 0
+
+
+def started(*args, **variables):
+    words = [sys.executable, "-m", "train", *map(str, args)]
+    return subprocess.Popen(words, env=ALONE | variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finished(process):
+    out, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, out
+    return out
+
+
+def losses(folder):
+    return [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def last_step(folder):
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return json.loads(lines[-1])["step"] if lines else 0
+
+
+def arrays(folder, step):
+    """All leaves of the state that was saved."""
+    kept = loop.kept_config(folder)
+    content = loop.read_run(folder)
+    structure = nnx.eval_shape(lambda: world.network(kept, tuple(content["shape"]), content["classes"]))
+    target = jax.eval_shape(lambda p: steps.begin(kept, p), nnx.split(structure)[1])
+    with Checkpoints(folder) as saved:
+        places = devices.of_state(devices.mesh(), target, False)
+        return jax.tree.leaves(saved.load(abstract(target, places), step))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Twelve steps without interruption, on one device."""
+    folder = tmp_path_factory.mktemp("flow") / "whole"
+    finished(started(*SMALL, "--steps", 12, "--out", folder))
+    return folder
+
+
+def test_a_run_folder_holds_everything(whole):
+    names = {p.name for p in whole.iterdir()}
+    assert names == {"config.json", "metrics.jsonl", "checkpoints", "tensorboard", "samples-0000012.png"}
+    assert [json.loads(line)["step"] for line in (whole / "metrics.jsonl").read_text().splitlines()] == [
+        2,
+        4,
+        6,
+        8,
+        10,
+        12,
+    ]
+    assert "EMA" in loop.read_run(whole)["samples_from"]
+    with Checkpoints(whole, 2) as saved:
+        assert saved.steps == [8, 12]
+    assert imread(whole / "samples-0000012.png").std() > 0.05
+    assert any((whole / "tensorboard").iterdir())
+
+
+def test_killed_and_resumed_equals_uninterrupted(whole, tmp_path):
+    """Killed with -9 after the first checkpoint, then stopped by SIGTERM, then finished: the same bits."""
+    folder = tmp_path / "killed"
+    process = started(*SMALL, "--steps", 100_000, "--out", folder)
+    begun = time.time()
+    while not (folder / "checkpoints" / "4").exists():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.time() - begun < 200
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    reached = last_step(folder)
+    with Checkpoints(folder, 2) as saved:
+        newest = saved.steps[-1]
+    process = started("--resume", "--steps", 100_000, "--save-every", 100_000, "--out", folder)
+    while last_step(folder) <= reached + 1:
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    assert "go on with --resume" in finished(process)
+    with Checkpoints(folder, 2) as saved:
+        stopped = saved.steps[-1]
+    assert stopped > newest
+    # The same number of steps in one go, from the same seed.
+    straight = tmp_path / "straight"
+    finished(started(*SMALL, "--steps", stopped + 2, "--out", straight))
+    finished(started("--resume", "--steps", stopped + 2, "--out", folder))
+    for a, b in zip(arrays(folder, stopped + 2), arrays(straight, stopped + 2), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert losses(whole)[:2] == losses(straight)[:2]
+
+
+def state_after(options, n, places=1):
+    """The losses of n steps and the parameters after them, in this process, on its eight devices or on one."""
+    problem = world.build(options)
+    structure, parameters = nnx.split(world.network(options, problem.images.shape, problem.classes))
+    mesh = jax.make_mesh((places,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:places])
+    state = steps.begin(options, parameters)
+    where = devices.of_state(mesh, state, options.fsdp)
+    state = jax.tree.map(jax.device_put, state, where)
+    everything = devices.copy(problem.world, mesh)
+    advance = jax.jit(steps.make_step(options, structure), out_shardings=(where, devices.replicated(mesh)))
+    seen = []
+    for i in range(n):
+        index = devices.spread(batches.indices(options.seed, i, len(problem.images), options.batch_size), mesh)
+        state, values = advance(state, everything, index, None)
+        seen.append(float(values["loss"]))
+    return seen, state
+
+
+def options_of(*extra):
+    return config.parse([*SMALL, *map(str, extra)])
+
+
+@pytest.fixture(scope="module")
+def on_one_device():
+    return state_after(options_of(), 6)
+
+
+@pytest.mark.parametrize("extra", [(), ("--fsdp", "--accumulate", 2)])
+def test_eight_devices_and_parts_of_batches_train_alike(extra, on_one_device):
+    seen, state = state_after(options_of(*extra), 6, 8)
+    np.testing.assert_allclose(seen, on_one_device[0], rtol=1e-4)
+    for a, b in zip(jax.tree.leaves(state.parameters), jax.tree.leaves(on_one_device[1].parameters), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-3)
+    cut = [leaf for leaf in jax.tree.leaves(state.parameters) if not leaf.sharding.is_fully_replicated]
+    assert bool(cut) == ("--fsdp" in extra)
+
+
+@pytest.mark.slow
+def test_two_processes_train_alike(whole, tmp_path):
+    """And what they saved is restored on another mesh."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    folder = tmp_path / "two"
+    variables = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2"}
+    both = [
+        started(*SMALL, "--steps", 8, "--distributed", "--out", folder, JAX_PROCESS_ID=str(i), **variables)
+        for i in range(2)
+    ]
+    out = [finished(process) for process in both]
+    assert "2 process(es)" in out[0]
+    np.testing.assert_allclose(losses(folder), losses(whole)[:4], rtol=1e-4)
+    finished(started("--resume", "--steps", 12, "--out", folder))
+    np.testing.assert_allclose(losses(folder), losses(whole), rtol=1e-3)
+
+
+def test_learning_stops_where_the_loss_is_not_finite(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(steps, "draw_times", lambda key, n, kind: jnp.full(n, jnp.nan))
+    assert run(command.main, *SMALL, "--steps", 4, "--out", tmp_path / "nan") == 2
+    assert "not finite in step 1" in capsys.readouterr().err
+
+
+def test_sampling(whole, tmp_path, capsys):
+    grid, way, npz = (tmp_path / name for name in ("g.png", "way.png", "x.npz"))
+    args = ["--n", "5", "--solver", "heun", "--nfe", "6", "--out", grid, "--trajectory", way, "--npz", npz]
+    assert run(sample.main, whole, *args, "--batch-size", "3") == 0
+    assert "heun, 6 evaluations of the velocity, average parameters" in capsys.readouterr().out
+    with np.load(npz) as found:
+        assert found["images"].shape == found["x0"].shape == (5, 8, 8, 1)
+    assert imread(grid).std() > 0.05
+    assert imread(way).std() > 0.05
+
+
+def test_conditional_flows_and_assignments(tmp_path, capsys):
+    folder = tmp_path / "labels"
+    extra = ["--conditional", "--coupling", "ot", "--source", "mle", "--times", "logit-normal", "--steps", "4"]
+    assert run(command.main, *SMALL, *extra, "--out", folder) == 0
+    npz = tmp_path / "x.npz"
+    assert run(sample.main, folder, "--n", "6", "--guidance", "2", "--label", "3", "--nfe", "2", "--npz", npz) == 0
+    with np.load(npz) as found:
+        assert (found["labels"] == 3).all()
+    assert run(sample.main, folder, "--label", "10", "--npz", npz) == 2
+    assert "--label must be from 0 to 9" in capsys.readouterr().err
+
+
+def test_bad_input_is_refused(whole, tmp_path, capsys):
+    np.save(tmp_path / "bare.npy", np.zeros((64, 8, 8, 1), np.uint8))
+    np.save(tmp_path / "odd.npy", np.zeros((64, 9, 9, 1), np.uint8))
+    for args, message in (
+        (["--data", tmp_path / "bare.npy", "--conditional"], "--conditional needs labels"),
+        (["--data", tmp_path / "odd.npy", "--multipliers", "1", "2"], "a side divisible by 2, got 9 x 9"),
+        (["--batch-size", "12"], "8 devices cannot share evenly"),
+        (["--accumulate", "3"], "equal parts"),
+        (["--accumulate", "8"], "8 devices cannot share evenly"),
+        (["--nfe", "0"], "--nfe must be at least 1"),
+        (["--solver", "heun", "--nfe", "5"], "multiple"),
+        (["--rho", "0.5"], "--rho is of --coupling component"),
+        (["--coupling", "component"], "needs a mixture"),
+        (["--source", tmp_path / "none"], "no run folder"),
+        (["--batch-size", "4096"], "fewer than --batch-size"),
+        (["--out", whole], "already holds a run"),
+        (["--ema", "1.5"], "--ema must be from 0"),
+    ):
+        assert run(command.main, *SMALL, "--out", tmp_path / "new", *args) == 2, args
+        assert message in " ".join(capsys.readouterr().err.split()), args
+        assert not (tmp_path / "new").exists()
+    assert run(command.main, "--resume", "--out", whole, "--learning-rate", "0.1") == 2
+    assert "--learning-rate differs" in capsys.readouterr().err
+    assert run(command.main, "--resume", "--out", tmp_path / "none") == 2
+    assert "no training at" in capsys.readouterr().err
+    assert run(sample.main, whole, "--guidance", "2") == 2
+    assert "is not conditional" in capsys.readouterr().err
+    assert run(sample.main, whole, "--step", "5") == 2
+    assert "no checkpoint of step 5" in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_another_network_is_named(whole, tmp_path, capsys):
+    content = loop.read_run(whole)
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "checkpoints").symlink_to(whole / "checkpoints")
+    content["config"]["base"] = 16
+    (other / "config.json").write_text(json.dumps(content))
+    assert run(sample.main, other) == 2
+    message = " ".join(capsys.readouterr().err.split())
+    assert "the checkpoint is of another network: parameters/" in message
+    assert "expected (" in message
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, monkeypatch, capsys):
+    import orbax.checkpoint as ocp
+
+    def full(self, step, **options):
+        if step > 4:
+            raise OSError(28, "No space left on device")
+        return real(self, step, **options)
+
+    real = ocp.CheckpointManager.save
+    monkeypatch.setattr(ocp.CheckpointManager, "save", full)
+    folder = Path(tmp_path / "full")
+    assert run(command.main, *SMALL, "--steps", 8, "--out", folder) == 2
+    assert "No space left on device. The checkpoints before it are whole: [4]" in capsys.readouterr().err
+    assert len(arrays(folder, 4)) > 10

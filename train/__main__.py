@@ -1,0 +1,31 @@
+"""`python -m train`: train a flow from a source to images."""
+
+import sys
+from collections.abc import Sequence
+
+from jgmm import cli
+from train import config
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Parse the options, those of the interrupted run first when resuming, and train."""
+    args = sys.argv[1:] if args is None else args
+    options = config.parse(args)
+    options.check()
+
+    from train import devices
+
+    if options.distributed:
+        devices.join()
+
+    from train import loop
+
+    cli.compile_once()
+    if options.resume:
+        options = config.resumed(args, loop.kept_config(options.run_folder))
+        options.check()
+    loop.train(options)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,226 @@
+"""The options of `python -m train`. Imports nothing heavy: `--help` reads this file.
+
+The default is the CIFAR-10 recipe of torchcfm (`examples/images/cifar10`): Adam at 2e-4 with 5,000 steps of warm-up,
+batches of 128, 400,000 steps, horizontal flips, an average of the parameters with decay 0.9999, t uniform. With N(0, I)
+and a minibatch assignment (`--coupling ot`) it is published to reach an FID of 4.40 at 100 Euler steps (arXiv
+2512.18184, table 2); jgmm has not measured it. `--preset tiny` runs the same code on a CPU in minutes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from jgmm import cli
+from jgmm.checks import check
+from jgmm.options import at_least, one_of
+from jgmm.tables import DATASETS
+
+PROG = "python -m train"
+
+
+@dataclass(frozen=True)
+class Config:
+    """Train a flow from a source to images."""
+
+    preset: Literal["cifar10", "tiny"] = "cifar10"
+    """Defaults of all that follows."""
+    out: Path | None = None
+    """Run folder [default: runs/flow-<dataset>-<source>-<coupling>]."""
+    resume: bool = False
+    """Go on with the training in the run folder, with its own options."""
+
+    dataset: Annotated[str, one_of(DATASETS)] = "cifar10"
+    """Data set."""
+    data: Path | None = None
+    """Your own images instead: a .npy or .npz file, uint8 [N, H, W, C]."""
+    data_dir: Path | None = None
+    """Folder with the CIFAR-10 files [default: $JGMM_DATA, then TensorFlow Datasets]."""
+    flips: bool = True
+    """Mirror half of the images."""
+    conditional: bool = False
+    """Condition on the labels of the images."""
+    label_dropout: float = 0.1
+    """How often a label is withheld, so that samples can be guided."""
+
+    source: str = "gaussian"
+    """Where x0 comes from: gaussian, mle (one Gaussian fitted to the images), or a run folder of jgmm.fit."""
+    norm_align: bool = False
+    """Scale x0 to the mean norm of the images."""
+    coupling: Literal["independent", "ot", "component"] = "independent"
+    """Which x0 goes with which image: any; an assignment of least cost in the batch; one from the image's component."""
+    rho: float = 0.0
+    """With --coupling component: how much of the image's own place in the component x0 keeps, from 0 to 1."""
+    space: Literal["pixel", "zca"] = "pixel"
+    """Where the flow runs: on pixels, or on whitened images V diag(1/√(e + ε)) Vᵀ (x − mean)."""
+    zca_epsilon: float = 1e-3
+    """ε of that, in squared pixels in [-1, 1]."""
+
+    base: int = 128
+    """Channels of the first level of the U-Net."""
+    multipliers: tuple[int, ...] = (1, 2, 2, 2)
+    """Channels of every level, in units of it."""
+    blocks: int = 2
+    """Residual blocks a level."""
+    attention: tuple[int, ...] = (16,)
+    """Sizes of the image at which there is self-attention."""
+    head_channels: int = 64
+    """Channels of an attention head."""
+    dropout: float = 0.1
+    """Its rate."""
+    time_scale: float = 1.0
+    """What t is multiplied by before its cosines are taken."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the computation; parameters are float32."""
+    remat: bool = False
+    """Compute activations again in the backward pass, to save memory."""
+
+    steps: int = 400_000
+    """Training steps."""
+    batch_size: int = 128
+    """Images a step, over all devices."""
+    accumulate: int = 1
+    """Parts that a batch is worked off in, one after the other."""
+    learning_rate: float = 2e-4
+    """Of Adam, after the warm-up."""
+    warmup: int = 5000
+    """Steps in which it rises from 0."""
+    clip: float = 1.0
+    """Largest norm of the gradient."""
+    ema: float = 0.9999
+    """Decay of the averaged parameters that samples are drawn with."""
+    ema_warmup: bool = False
+    """Let the average forget faster at first: decay (1 + step) / (10 + step)."""
+    times: Literal["uniform", "logit-normal"] = "uniform"
+    """How t is drawn (logit-normal: Esser et al., arXiv 2403.03206)."""
+    fsdp: bool = False
+    """Spread parameters, averages and the optimiser over the devices as well as the batch."""
+    distributed: bool = False
+    """Join the other processes of a TPU pod or a SLURM job, or those at $JAX_COORDINATOR_ADDRESS."""
+    seed: int = 0
+    """Of everything random."""
+
+    log_every: int = 100
+    """Steps between lines of metrics.jsonl."""
+    save_every: int = 5000
+    """Steps between checkpoints."""
+    keep_last: int = 2
+    """Checkpoints kept."""
+    keep_every: int = 100_000
+    """Checkpoints at multiples of this are kept as well."""
+    sample_every: int = 20_000
+    """Steps between grids of samples from fixed noise."""
+    n_samples: int = 64
+    """Images in a grid."""
+    solver: Literal["euler", "midpoint", "heun", "dopri5"] = "euler"
+    """Of the flow, for the grids."""
+    nfe: int = 20
+    """Evaluations of the network for a grid; dopri5 chooses its own."""
+
+    @property
+    def run_folder(self) -> Path:
+        """Where the run is written."""
+        data = self.data.stem if self.data else self.dataset
+        return self.out or Path("runs") / f"flow-{data}-{Path(self.source).name}-{self.coupling}"
+
+    def check(self) -> None:
+        """Raise InputError for any value that can be refused before the data are seen."""
+        DATASETS.canonical(self.dataset)
+        at_least(self, base=1, blocks=1, head_channels=1, steps=1, batch_size=1, accumulate=1, warmup=0, seed=0)
+        at_least(self, log_every=1, save_every=1, keep_last=1, keep_every=1, sample_every=1, n_samples=1, nfe=1)
+        for name in ("rho", "label_dropout"):
+            value = getattr(self, name)
+            check(0 <= value <= 1, f"--{name.replace('_', '-')} must be from 0 to 1, got {value}.")
+        for name in ("ema", "dropout"):
+            value = getattr(self, name)
+            check(0 <= value < 1, f"--{name} must be from 0 up to, not including, 1, got {value}.")
+        for name in ("learning_rate", "clip", "zca_epsilon"):
+            value = getattr(self, name)
+            check(value > 0, f"--{name.replace('_', '-')} must be above 0, got {value}.")
+        check(
+            self.batch_size % self.accumulate == 0,
+            f"--batch-size {self.batch_size} cannot be worked off in --accumulate {self.accumulate} equal parts.",
+        )
+        check(
+            self.coupling == "component" or self.rho == 0,
+            f"--rho is of --coupling component, got --coupling {self.coupling}.",
+        )
+        check(
+            self.coupling != "component" or self.source != "gaussian",
+            "--coupling component needs a mixture: --source mle, or a run folder of jgmm.fit.",
+        )
+        check(
+            self.coupling != "component" or not self.norm_align,
+            "--norm-align moves x0 away from the image that --coupling component drew it for: leave one out.",
+        )
+
+    def to_json(self) -> dict[str, object]:
+        """The options as JSON values."""
+        return {name: str(v) if isinstance(v, Path) else v for name, v in asdict(self).items() if name != "resume"}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Config":
+        """The inverse of `to_json`."""
+        typed: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
+        paths = {n: Path(typed[n]) for n in ("out", "data", "data_dir") if typed[n] is not None}
+        return cls(**(typed | paths))
+
+    def difference(self, other: "Config") -> str | None:
+        """The first flag on which two configurations differ, apart from where the run is and how long it is."""
+        free = (
+            "out",
+            "resume",
+            "steps",
+            "data_dir",
+            "log_every",
+            "save_every",
+            "keep_last",
+            "keep_every",
+            "distributed",
+            "fsdp",
+        )
+        names = [f.name for f in fields(self) if f.name not in free]
+        differing = [name for name in names if getattr(self, name) != getattr(other, name)]
+        return f"--{differing[0].replace('_', '-')}" if differing else None
+
+
+TINY = Config(
+    preset="tiny",
+    base=32,
+    multipliers=(1, 2),
+    blocks=1,
+    attention=(),
+    head_channels=32,
+    dropout=0.0,
+    time_scale=1000.0,
+    steps=1500,
+    batch_size=64,
+    learning_rate=1e-3,
+    warmup=100,
+    ema=0.995,
+    ema_warmup=True,
+    log_every=50,
+    save_every=500,
+    sample_every=500,
+)
+PRESETS = {"cifar10": Config(), "tiny": TINY}
+
+
+def parse(args: Sequence[str]) -> Config:
+    """The options of a command line, those not given from the preset it names."""
+    named = cli.parse(Config, prog=PROG, args=args).preset
+    return cli.parse(Config, prog=PROG, args=args, default=PRESETS[named])
+
+
+def resumed(args: Sequence[str], kept: Config) -> Config:
+    """The options to resume with: those of the interrupted run, and what of the command line may differ from them.
+
+    Raises InputError for a flag that is given and differs.
+    """
+    given = cli.parse(Config, prog=PROG, args=args, default=kept)
+    differing = kept.difference(given)
+    check(
+        differing is None,
+        f"{differing} differs from the interrupted run's: a resumed training keeps its options. Leave the flag out.",
+    )
+    return replace(given, resume=True)

@@ -1,0 +1,116 @@
+"""Which x0 goes with which image of a batch.
+
+A coupling is a pytree with `x0(key, source, batch, order)`, pure and jittable; `order` is an assignment found on the
+host before, for a coupling that wants one.
+"""
+
+import abc
+from collections.abc import Callable
+from dataclasses import field
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+from scipy.optimize import linear_sum_assignment
+
+from jgmm.data import Images
+from jgmm.products import matmul
+from jgmm.scores import scores
+from jgmm.types import pytree
+from train.batches import Batch
+from train.config import Config
+from train.sources import Mixture, NoiseSource
+
+# Shares below this are not told apart from it: a logarithm must be finite.
+SMALLEST = 1e-30
+
+
+class Coupling(abc.ABC):
+    """The law of x0 given the images of a batch."""
+
+    assigned = False
+
+    @abc.abstractmethod
+    def x0(
+        self, key: PRNGKeyArray, source: NoiseSource, batch: Batch, order: Int[Array, " b"] | None
+    ) -> Float[Array, "b h w c"]:
+        """A draw for every image; `order` is that of an assignment, for a coupling that is `assigned`."""
+
+
+@pytree
+class Independent(Coupling):
+    """Any draw for any image."""
+
+    def x0(
+        self, key: PRNGKeyArray, source: NoiseSource, batch: Batch, order: Int[Array, " b"] | None
+    ) -> Float[Array, "b h w c"]:
+        return source.draw(key, batch.images.shape[0])
+
+
+@pytree
+class Assignment(Coupling):
+    """The permutation of independent draws that is nearest to the images, over the whole batch: every image and every
+    draw once (Pooladian et al., arXiv 2304.14772; Tong et al., arXiv 2302.00482)."""
+
+    assigned = True
+
+    def x0(
+        self, key: PRNGKeyArray, source: NoiseSource, batch: Batch, order: Int[Array, " b"] | None
+    ) -> Float[Array, "b h w c"]:
+        return source.draw(key, batch.images.shape[0])[order]
+
+
+@pytree
+class Component(Coupling):
+    """A draw from the component that explains the image, k ~ p(k | x1): the marginal of x0 stays the mixture, as far as
+    the images are drawn from it. `log_r` holds log p(k | image) of the images and, where images are mirrored, of their
+    mirror images."""
+
+    log_r: Float[Array, "m n k"]
+    rho: float = field(metadata={"static": True})
+
+    def x0(
+        self, key: PRNGKeyArray, source: NoiseSource, batch: Batch, order: Int[Array, " b"] | None
+    ) -> Float[Array, "b h w c"]:
+        assert isinstance(source, Mixture)  # for the type checker: the options are checked
+        for_component, for_draw = jax.random.split(key)
+        mirrored = batch.mirrored.astype(jnp.int32) if self.log_r.shape[0] == 2 else jnp.zeros_like(batch.rows)
+        k = jax.random.categorical(for_component, self.log_r[mirrored, batch.rows], axis=1)
+        return source.draw_near(for_draw, batch.pixels, k, self.rho)
+
+
+def squared_distances(x0: Float[Array, "b h w c"], x1: Float[Array, "b h w c"]) -> Float[Array, "b b"]:
+    """|x1_i − x0_j|²."""
+    a, b = x1.reshape(x1.shape[0], -1), x0.reshape(x0.shape[0], -1)
+    return (a * a).sum(axis=1)[:, None] + (b * b).sum(axis=1)[None] - 2 * matmul(a, b.T)
+
+
+def assign(cost: Float[np.ndarray, "b b"]) -> Int[np.ndarray, " b"]:
+    """The draw of every image in the permutation of least total cost."""
+    return linear_sum_assignment(cost)[1].astype(np.int32)
+
+
+def independent(config: Config, images: Images, source: NoiseSource) -> Independent:
+    """See `Independent`."""
+    return Independent()
+
+
+def assignment(config: Config, images: Images, source: NoiseSource) -> Assignment:
+    """See `Assignment`."""
+    return Assignment()
+
+
+def component(config: Config, images: Images, source: NoiseSource) -> Component:
+    """See `Component`; the responsibilities of all images are computed here, once."""
+    assert isinstance(source, Mixture)
+    views = [images.pixels, images.pixels[:, :, ::-1]] if config.flips else [images.pixels]
+    shares = np.stack([scores(source.params, view).responsibilities for view in views])
+    return Component(jnp.log(jnp.maximum(shares, SMALLEST)), config.rho)
+
+
+COUPLINGS: dict[str, Callable[[Config, Images, NoiseSource], Coupling]] = {
+    "independent": independent,
+    "ot": assignment,
+    "component": component,
+}

@@ -1,0 +1,204 @@
+"""The training, from top to bottom."""
+
+import json
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from jgmm import checkpoint, figures
+from jgmm.checks import InputError, check
+from jgmm.inputs import check_free
+from train import couplings, devices, world
+from train import step as steps
+from train.batches import indices
+from train.checkpoints import Checkpoints, abstract
+from train.config import Config
+from train.records import Records
+from train.sampler import check_solver, guided, solve
+from train.step import State, World
+from train.unet import n_parameters
+
+CONFIG = "config.json"
+KIND = "jgmm.flow"
+
+
+def train(config: Config) -> None:
+    """Train as the options say, from the beginning or from the newest checkpoint.
+
+    Raises InputError for bad input, when the loss is no longer finite, and when the disk is full.
+    """
+    with _Signal() as stop:
+        _train(config, stop)
+
+
+def _train(config: Config, stop: "_Signal") -> None:
+    folder = config.run_folder
+    check_solver(config.solver, config.nfe)
+    devices.check_batch(config.batch_size, config.accumulate)
+    if not config.resume:
+        check_free(folder)
+    mesh = devices.mesh()
+    problem = world.build(config)
+    model = world.network(config, problem.images.shape, problem.classes)
+    structure, parameters = nnx.split(model)
+    images = problem.images
+    print(f"{images.name}: {len(images):,} images of {images.shape} from {images.location}")
+    where = f"{jax.device_count()} device(s), {jax.devices()[0].device_kind}, of {jax.process_count()} process(es)"
+    print(f"{n_parameters(model):,} parameters; {where}")
+    _open(folder, config, problem)
+
+    state = steps.begin(config, parameters)
+    places = devices.of_state(mesh, state, config.fsdp)
+    everything = devices.copy(problem.world, mesh)
+    everywhere = devices.replicated(mesh)
+    advance = jax.jit(steps.make_step(config, structure), donate_argnums=0, out_shardings=(places, everywhere))
+    cost = jax.jit(steps.make_cost(config), out_shardings=everywhere)
+    noise = _fixed_noise(config, everything)
+
+    with Checkpoints(folder, config.keep_last, config.keep_every) as saved:
+        if saved.steps and config.resume:
+            state = saved.load(abstract(state, places))
+            print(f"resuming after step {int(state.step)}")
+        else:
+            state = jax.tree.map(lambda a, s: jax.device_put(a, s), state, places)
+        at, seen = int(state.step), []
+        records = Records(folder, config.batch_size, at, config.steps)
+        while at < config.steps and not stop.asked:
+            index = devices.spread(indices(config.seed, at, len(images), config.batch_size), mesh)
+            order = None
+            if problem.world.coupling.assigned:
+                found = couplings.assign(np.asarray(cost(everything, jnp.array(at), index)))
+                order = devices.spread(found, mesh)
+            state, values = advance(state, everything, index, order)
+            at += 1
+            seen.append(values)
+            last = at == config.steps
+            if at % config.log_every == 0 or last:
+                _check_finite(state, folder)
+                records.log(at, _means(seen))
+                seen = []
+            if at % config.save_every == 0 or last:
+                _check_finite(state, folder)
+                saved.save(at, state)
+            if at % config.sample_every == 0 or last:
+                grid = _draw(config, structure, state.average, everything, noise, problem)
+                records.picture(at, _write_grid(folder / f"samples-{at:07d}.png", grid))
+                records.resume_clock()
+        if stop.asked:
+            _check_finite(state, folder)
+            saved.save(at, state)
+            print(f"stopped after step {at}; go on with --resume")
+        records.close()
+    print(f"run: {folder}")
+
+
+def _means(seen: list[dict[str, Any]]) -> dict[str, float]:
+    return {name: float(np.mean([np.asarray(values[name]) for values in seen])) for name in seen[0]}
+
+
+def _check_finite(state: State, folder: Path) -> None:
+    failed = int(state.failed)
+    if failed >= 0:
+        raise InputError(
+            f"the loss or its gradient is not finite in step {failed}: lower --learning-rate, or compute in float32. "
+            f"The checkpoints in {folder} are from before."
+        )
+
+
+def _fixed_noise(config: Config, everything: World) -> jax.Array:
+    """x0 of the grids: the same at every step."""
+    key = jax.random.fold_in(jax.random.key(config.seed), 2**31 - 2)
+    return everything.source.draw(key, config.n_samples)
+
+
+def _draw(
+    config: Config,
+    structure: nnx.GraphDef,
+    average: nnx.State,
+    everything: World,
+    noise: jax.Array,
+    problem: world.Problem,
+) -> np.ndarray:
+    """Pixels in [-1, 1] of the grid, with the averaged parameters."""
+    labels = jnp.arange(config.n_samples, dtype=jnp.int32) % problem.classes if problem.classes else None
+    return np.asarray(_solved(structure, average, everything, noise, labels, config.solver, config.nfe))
+
+
+@jax.jit(static_argnames=("structure", "solver", "nfe"))
+def _solved(
+    structure: nnx.GraphDef,
+    average: nnx.State,
+    everything: World,
+    noise: jax.Array,
+    labels: jax.Array | None,
+    solver: str,
+    nfe: int,
+) -> jax.Array:
+    velocity = guided(nnx.merge(structure, average), labels, 1.0)
+    return everything.space.to_pixels(solve(velocity, noise, solver, nfe).x)
+
+
+def _write_grid(path: Path, pixels: np.ndarray) -> np.ndarray:
+    if jax.process_index() == 0:
+        figures.sample_grid(path, pixels)
+    return figures.tile(pixels, int(np.ceil(np.sqrt(len(pixels)))))
+
+
+def _open(folder: Path, config: Config, problem: world.Problem) -> None:
+    """Write what the run is, and that its samples and metrics are those of averaged parameters."""
+    if config.resume or jax.process_index() > 0:
+        return
+    content = {
+        "kind": KIND,
+        "config": config.to_json(),
+        "shape": list(problem.images.shape),
+        "classes": problem.classes,
+        "data_sha256": problem.images.sha256,
+        "samples_from": "the averaged parameters (EMA)",
+        "versions": checkpoint.versions(),
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        checkpoint.write_json(folder / CONFIG, content)
+    except OSError as error:
+        raise InputError(f"cannot write to {folder}: {error}") from error
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """The config.json of a training. Raises InputError if there is none."""
+    path = folder / CONFIG
+    check(path.is_file(), f"no training at {folder}: expected a folder written by `python -m train`.")
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError(f"{path} is not valid JSON ({error}): the run is damaged.") from error
+    kind = content.get("kind") if isinstance(content, dict) else None
+    check(kind == KIND, f"{folder} holds a run of another kind ({kind!r}): expected one of `python -m train`.")
+    return content
+
+
+def kept_config(folder: Path) -> Config:
+    """The options of a training that is there, to go on with."""
+    return replace(Config.from_json(read_run(folder)["config"]), out=folder)
+
+
+class _Signal:
+    """Notes SIGTERM, so that the training can save before it ends."""
+
+    asked = False
+
+    def __enter__(self) -> "_Signal":
+        self.before = signal.signal(signal.SIGTERM, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGTERM, self.before)
+
+    def _note(self, *_: object) -> None:
+        self.asked = True

@@ -1,0 +1,136 @@
+"""`python -m train.sample RUN`: images of a trained flow."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+
+from jgmm import cli
+from jgmm.checks import InputError, check
+
+TIMES = 9
+
+
+@dataclass(frozen=True)
+class Options:
+    """Draw images from a trained flow."""
+
+    run: tyro.conf.Positional[Path]
+    """Run folder written by `python -m train`."""
+    n: int = 64
+    """Number of images."""
+    solver: Literal["euler", "midpoint", "heun", "dopri5"] = "euler"
+    """Of the flow."""
+    nfe: int = 100
+    """Evaluations of the velocity; dopri5 chooses its own."""
+    guidance: float = 1.0
+    """1 follows the label, more exaggerates it, 0 ignores it; for conditional flows."""
+    label: int | None = None
+    """Of all images [default: each label in turn]."""
+    prune: bool = False
+    """Reject draws of x0 along directions in which no image lies."""
+    parameters: Literal["average", "last"] = "average"
+    """The running average of the parameters, or those of the last step."""
+    step: int | None = None
+    """Of the checkpoint [default: the newest]."""
+    batch_size: int = 256
+    """Images at a time."""
+    out: Path | None = None
+    """The picture [default: grid.png, unless --npz is given]."""
+    npz: Path | None = None
+    """Write the images, [-1, 1], and the x0 they came from."""
+    trajectory: Path | None = None
+    """Also draw the way of eight images from noise, as this picture."""
+    data_dir: Path | None = None
+    """Folder with the CIFAR-10 files, if it has moved."""
+    seed: int = 0
+    """Of the draw."""
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Parse, load, draw, write."""
+    options = cli.parse(Options, prog="python -m train.sample", args=args)
+    check(options.n >= 1, f"--n must be at least 1, got {options.n}.")
+    check(options.batch_size >= 1, f"--batch-size must be at least 1, got {options.batch_size}.")
+    kinds = (".png", ".jpg", ".jpeg")
+    for name, path in (("out", options.out), ("trajectory", options.trajectory)):
+        fits = path is None or path.suffix.lower() in kinds
+        check(fits, f"--{name} expects a name ending in {', '.join(kinds)}, got {path}.")
+
+    from train.sampler import check_solver
+
+    check_solver(options.solver, options.nfe)
+    cli.compile_once()
+    _run(options)
+
+
+def _run(options: Options) -> None:
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from jgmm import figures
+    from train import sources
+    from train.flow import load
+    from train.sampler import guided, solve
+
+    flow = load(options.run, options.parameters, options.step, options.data_dir)
+    labels = _labels(options, flow.classes)
+    source = sources.prune(flow.source, flow.images, flow.space) if options.prune else flow.source
+    key = jax.random.key(options.seed)
+
+    @jax.jit
+    def end(x0: Any, labels: Any) -> tuple[Any, Any]:
+        solved = solve(guided(flow.model, labels, options.guidance), x0, options.solver, options.nfe)
+        return flow.space.to_pixels(solved.x), solved.evaluations
+
+    starts, ends, made = [], [], 0
+    for i, first in enumerate(range(0, options.n, options.batch_size)):
+        size = min(options.batch_size, options.n - first)
+        x0 = source.draw(jax.random.fold_in(key, i), size)
+        mine = None if labels is None else jnp.asarray(labels[first : first + size])
+        pixels, evaluations = end(x0, mine)
+        starts.append(np.asarray(x0))
+        ends.append(np.asarray(pixels))
+        made = int(evaluations)
+    pixels = np.concatenate(ends)
+    print(f"{options.n} images, {options.solver}, {made} evaluations of the velocity, {options.parameters} parameters")
+    out = options.out or (None if options.npz else Path("grid.png"))
+    try:
+        if options.npz:
+            np.savez(
+                options.npz, images=pixels, x0=np.concatenate(starts), **({} if labels is None else {"labels": labels})
+            )
+        if out:
+            figures.sample_grid(out, pixels)
+        if options.trajectory:
+            times = jnp.linspace(0, 1, TIMES)
+            few = None if labels is None else jnp.asarray(labels[:8])
+            velocity = guided(flow.model, few, options.guidance)
+            way = solve(velocity, jnp.asarray(starts[0][:8]), options.solver, options.nfe, times).x
+            frames = np.stack([np.asarray(flow.space.to_pixels(x)) for x in way])
+            figures.trajectories(options.trajectory, frames, np.asarray(times))
+    except OSError as error:
+        raise InputError(f"cannot write {error.filename}: {error.strerror}.") from error
+    for path in (out, options.npz, options.trajectory):
+        if path:
+            print(path)
+
+
+def _labels(options: Options, classes: int) -> Any:
+    import numpy as np
+
+    asked = options.label is not None or options.guidance != 1
+    check(classes > 0 or not asked, f"{options.run} is not conditional: leave out --label and --guidance.")
+    if not classes:
+        return None
+    check(options.label is None or 0 <= options.label < classes, f"--label must be from 0 to {classes - 1}.")
+    if options.label is None:
+        return (np.arange(options.n) % classes).astype(np.int32)
+    return np.full(options.n, options.label, np.int32)
+
+
+if __name__ == "__main__":
+    cli.run(main)

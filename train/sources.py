@@ -1,0 +1,177 @@
+"""Where x0 comes from. A source is a pytree with `draw(key, n) -> [n, H, W, C]`, in the space of the flow."""
+
+import abc
+from dataclasses import field, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+import jgmm
+from jgmm import checkpoint, pca
+from jgmm.checks import check
+from jgmm.covariance.diag import Diag
+from jgmm.data import Images, to_features
+from jgmm.data.images import CELL_VARIANCE, STEP
+from jgmm.mixture import GMM
+from jgmm.products import matmul
+from jgmm.source import normalize
+from jgmm.types import pytree
+from train.config import Config
+from train.spaces import Pixel, Space
+
+# Draws that the mean norm of a source is estimated from.
+DRAWS = 8192
+# Pruning (arXiv 2512.18184): an axis is sparse if no image has a larger cosine with it, and a draw is rejected if its
+# cosine with a sparse axis is larger.
+SPARSE, REJECTED = 0.01, 0.048
+
+
+class NoiseSource(abc.ABC):
+    """A distribution of x0."""
+
+    @abc.abstractmethod
+    def draw(self, key: PRNGKeyArray, n: int) -> Float[Array, "n h w c"]:
+        """n independent draws; n is static under jit."""
+
+
+@pytree
+class Gaussian(NoiseSource):
+    """N(0, I)."""
+
+    shape: tuple[int, ...] = field(metadata={"static": True})
+
+    def draw(self, key: PRNGKeyArray, n: int) -> Float[Array, "n h w c"]:
+        return jax.random.normal(key, (n, *self.shape))
+
+
+@pytree
+class Mixture(NoiseSource):
+    """A fitted mixture: normalised images, its statistics baked in; whitened ones in a whitened space."""
+
+    params: jgmm.Source
+    space: Space
+
+    def draw(self, key: PRNGKeyArray, n: int) -> Float[Array, "n h w c"]:
+        return self.space.of_pixels(jgmm.sample(key, self.params, n))
+
+    def draw_near(
+        self, key: PRNGKeyArray, pixels: Float[Array, "b h w c"], component: Int[Array, " b"], rho: float
+    ) -> Float[Array, "b h w c"]:
+        """x0 of the component given for each image, keeping the share ρ of the image's own place in it:
+
+            z0 = μ_k + ρ (z1 − μ_k) + √(1 − ρ²) Σ_k^½ ε,      residual likewise about 0
+
+        If k ~ p(k | x1) and x1 is drawn from the mixture, so is x0.
+        """
+        gmm, rotation = self.params.gmm, self.params.rotation
+        for_codes, for_residual = jax.random.split(key)
+        n, fresh = pixels.shape[0], jnp.sqrt(1 - rho**2)
+        deviation = fresh * gmm.covariance.colour(component, jax.random.normal(for_codes, (n, gmm.d)))
+        residual = fresh * jax.random.normal(for_residual, (n, rotation.n_residual))
+        if rho > 0:
+            flat = pixels.reshape(n, -1)
+            deviation = deviation + rho * (rotation.encode(flat) - gmm.means[component])
+            residual = residual + rho * rotation.residual(flat)
+        x = rotation.decode(gmm.means[component] + deviation, residual).reshape(pixels.shape)
+        return self.space.of_pixels((x - self.params.mean[None]) / self.params.std[None])
+
+
+@pytree
+class Scaled(NoiseSource):
+    """Another source times a number."""
+
+    inner: NoiseSource
+    scale: Float[Array, ""]
+
+    def draw(self, key: PRNGKeyArray, n: int) -> Float[Array, "n h w c"]:
+        return self.scale * self.inner.draw(key, n)
+
+
+@pytree
+class Pruned:
+    """Another source without the draws that point where no images are. For sampling: it is not jittable."""
+
+    inner: NoiseSource
+    axes: Float[Array, "a p"]
+
+    def draw(self, key: PRNGKeyArray, n: int) -> Float[Array, "n h w c"]:
+        kept: list[np.ndarray] = []
+        for i in range(1000):
+            if sum(map(len, kept)) >= n:
+                break
+            x = self.inner.draw(jax.random.fold_in(key, i), n)
+            flat = x.reshape(n, -1)
+            cosine = matmul(flat, self.axes.T) / jnp.linalg.norm(flat, axis=1, keepdims=True)
+            kept.append(np.asarray(x)[~np.asarray((cosine > REJECTED).any(axis=1))])
+        found = np.concatenate(kept)[:n]
+        check(len(found) == n, f"--prune rejects nearly all draws: {len(found)} of {1000 * n} were left.")
+        return jnp.asarray(found)
+
+
+def build(config: Config, images: Images, space: Space) -> NoiseSource:
+    """The source that the options ask for. Raises InputError for a run of images of another shape."""
+    if config.source == "gaussian":
+        source: NoiseSource = Gaussian(images.shape)
+    else:
+        params = _mle(images) if config.source == "mle" else _load(Path(config.source), images.shape)
+        # Whitening takes pixels; on pixels the flow starts from normalised images.
+        source = Mixture(params if isinstance(space, Pixel) else normalize(params, "none"), space)
+    return align(source, images, space) if config.norm_align else source
+
+
+def align(source: NoiseSource, images: Images, space: Space) -> Scaled:
+    """The source scaled so that the mean norm of its draws is that of the images, in the space of the flow."""
+
+    @jax.jit
+    def norms(x: Any) -> Array:
+        return jnp.linalg.norm(space.of_pixels(x).reshape(x.shape[0], -1), axis=1)
+
+    chunks = np.array_split(images.pixels, -(-len(images) // DRAWS))
+    of_images = np.concatenate([norms(to_features(c).reshape(c.shape)) for c in chunks]).mean(dtype=np.float64)
+    drawn = source.draw(jax.random.key(0), DRAWS)
+    of_draws = np.asarray(jnp.linalg.norm(drawn.reshape(DRAWS, -1), axis=1)).mean(dtype=np.float64)
+    return Scaled(source, jnp.asarray(of_images / of_draws, jnp.float32))
+
+
+def prune(source: NoiseSource, images: Images, space: Space) -> Pruned:
+    """The source without draws along the sparse axes of these images.
+
+    Axes are the principal directions, and their opposites, of images of unit norm and their mirror images; those with
+    which no image has a cosine above 0.01 are sparse (arXiv 2512.18184, with the paper's definition).
+    """
+    both = images.with_mirror_images()
+    x = np.concatenate([space.of_pixels(jnp.asarray(_pixels(part))) for part in np.array_split(both.pixels, 32)])
+    unit = x.reshape(len(x), -1)
+    unit = unit / np.linalg.norm(unit, axis=1, keepdims=True)
+    _, covariance = pca.covariance(unit)
+    axes = np.linalg.eigh(covariance)[1].T.astype(np.float32)
+    axes = np.concatenate([axes, -axes])
+    cosine = unit @ axes.T
+    return Pruned(source, jnp.asarray(axes[cosine.max(axis=0) <= SPARSE]))
+
+
+def _pixels(pixels: np.ndarray) -> np.ndarray:
+    return to_features(pixels).reshape(pixels.shape)
+
+
+def _mle(images: Images) -> jgmm.Source:
+    """One Gaussian with the mean and the full covariance of the images, which are normal along principal components."""
+    rows = images.pixels.reshape(len(images), -1)
+    rotation, _ = pca.fit(rows, scale=STEP, shift=-1.0, floor=CELL_VARIANCE)
+    gmm = GMM(jnp.zeros(1), jnp.zeros((1, rotation.n_codes)), Diag(jnp.ones((1, rotation.n_codes))))
+    ones = jnp.ones((1,) * len(images.shape))
+    return normalize(jgmm.Source(gmm, rotation, jnp.zeros_like(ones), ones, images.shape))
+
+
+def _load(path: Path, shape: tuple[int, ...]) -> jgmm.Source:
+    config = checkpoint.read_config(path)
+    theirs = tuple(config["source"]["shape"])
+    check(theirs == shape, f"--source {path} models images of shape {theirs}, the data have {shape}.")
+    single = config["source"]["dtype"] == "float32"
+    check(single, f"--source {path} was computed in float64: fit it with --dtype float32.")
+    params = checkpoint.load(path)
+    return replace(params, mean=jnp.asarray(params.mean), std=jnp.asarray(params.std))

@@ -1,0 +1,181 @@
+"""One step of training: flow matching (Lipman et al., arXiv 2210.02747).
+
+x_t = (1 − t) x0 + t x1,      loss = E |v(t, x_t) − (x1 − x0)|², a mean over all values
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from jgmm.types import pytree
+from train.batches import Batch, take
+from train.config import Config
+from train.couplings import Coupling, squared_distances
+from train.sources import NoiseSource
+from train.spaces import Space
+
+
+@pytree
+class State:
+    """All that training changes.
+
+    Fields:
+        step: how many steps were made.
+        parameters: of the network, and their running average.
+        optimiser: its state.
+        failed: the first step whose loss or gradient was not finite, or -1.
+    """
+
+    step: Int[Array, ""]
+    parameters: nnx.State
+    average: nnx.State
+    optimiser: Any
+    failed: Int[Array, ""]
+
+
+class World(NamedTuple):
+    """All that training reads: the data, on the device, and how x0 is drawn."""
+
+    pixels: Array
+    labels: Int[Array, " n"] | None
+    space: Space
+    source: NoiseSource
+    coupling: Coupling
+
+
+class Keys(NamedTuple):
+    """The random numbers of a step, from the seed and its number alone."""
+
+    flips: PRNGKeyArray
+    coupling: PRNGKeyArray
+    times: PRNGKeyArray
+    labels: PRNGKeyArray
+    dropout: PRNGKeyArray
+
+
+def keys_of(seed: int, step: Int[Array, ""]) -> Keys:
+    """The keys of a step."""
+    return Keys(*jax.random.split(jax.random.fold_in(jax.random.key(seed), step), len(Keys._fields)))
+
+
+def optimiser_of(config: Config) -> optax.GradientTransformation:
+    """Adam with a linear warm-up, then constant, of clipped gradients."""
+    rate = optax.linear_schedule(0.0, config.learning_rate, max(config.warmup, 1))
+    return optax.chain(optax.clip_by_global_norm(config.clip), optax.adam(rate))
+
+
+def begin(config: Config, parameters: nnx.State) -> State:
+    """The state before the first step."""
+    zero = jnp.zeros((), jnp.int32)
+    return State(zero, parameters, jax.tree.map(jnp.copy, parameters), optimiser_of(config).init(parameters), zero - 1)
+
+
+def draw_times(key: PRNGKeyArray, n: int, kind: str) -> Float[Array, " n"]:
+    """t uniform on [0, 1], or the logistic function of a standard normal number."""
+    if kind == "logit-normal":
+        return jax.nn.sigmoid(jax.random.normal(key, (n,)))
+    return jax.random.uniform(key, (n,))
+
+
+def flow_matching_loss(
+    model: Callable[..., Array],
+    t: Float[Array, " b"],
+    x0: Float[Array, "b h w c"],
+    x1: Float[Array, "b h w c"],
+    labels: Int[Array, " b"] | None,
+    key: PRNGKeyArray | None,
+) -> Float[Array, ""]:
+    """The loss above, of a batch."""
+    wide = t[:, None, None, None]
+    v = model(t, (1 - wide) * x0 + wide * x1, labels, key=key)
+    return ((v - (x1 - x0)) ** 2).mean()
+
+
+def batch_of(config: Config, world: World, keys: Keys, index: Int[Array, " b"]) -> Batch:
+    """The images of a step."""
+    return take(keys.flips, world.pixels, world.labels, index, world.space, config.flips)
+
+
+def make_cost(config: Config) -> Callable[[World, Int[Array, ""], Int[Array, " b"]], Float[Array, "b b"]]:
+    """(world, step, index) -> the squared distances of the step's images and draws, for an assignment."""
+
+    def cost(world: World, step: Int[Array, ""], index: Int[Array, " b"]) -> Float[Array, "b b"]:
+        keys = keys_of(config.seed, step)
+        images = batch_of(config, world, keys, index).images
+        return squared_distances(world.source.draw(keys.coupling, index.shape[0]), images)
+
+    return cost
+
+
+def make_step(
+    config: Config, structure: nnx.GraphDef
+) -> Callable[[State, World, Int[Array, " b"], Int[Array, " b"] | None], tuple[State, dict[str, Array]]]:
+    """(state, world, index, order) -> the next state, and what to log of this step."""
+    optimiser = optimiser_of(config)
+
+    def step(
+        state: State, world: World, index: Int[Array, " b"], order: Int[Array, " b"] | None
+    ) -> tuple[State, dict[str, Array]]:
+        keys = keys_of(config.seed, state.step)
+        batch = batch_of(config, world, keys, index)
+        x0 = world.coupling.x0(keys.coupling, world.source, batch, order)
+        t = draw_times(keys.times, index.shape[0], config.times)
+        labels = _withheld(keys.labels, batch.labels, config)
+
+        def loss(parameters: nnx.State, part: tuple, key: PRNGKeyArray) -> Array:
+            t, x0, x1, labels = part
+            dropout = key if config.dropout > 0 else None
+            return flow_matching_loss(nnx.merge(structure, parameters), t, x0, x1, labels, dropout)
+
+        parts = jax.tree.map(lambda a: _cut(a, config.accumulate), (t, x0, batch.images, labels))
+        value, gradient = _accumulated(loss, state.parameters, parts, keys.dropout, config.accumulate)
+        updates, optimiser_state = optimiser.update(gradient, state.optimiser, state.parameters)
+        parameters = optax.apply_updates(state.parameters, updates)
+        decay = _decay(state.step, config)
+        average = optax.incremental_update(parameters, state.average, 1 - decay)
+        norm = optax.global_norm(gradient)
+        broken = (state.failed < 0) & ~(jnp.isfinite(value) & jnp.isfinite(norm))
+        failed = jnp.where(broken, state.step + 1, state.failed)
+        seen = {"loss": value, "gradient_norm": norm, "ema": decay}
+        return State(state.step + 1, parameters, average, optimiser_state, failed), seen
+
+    return step
+
+
+def _accumulated(
+    loss: Callable[..., Array], parameters: nnx.State, parts: Any, key: PRNGKeyArray, n: int
+) -> tuple[Array, nnx.State]:
+    """The mean loss of the parts and its gradient."""
+    both = jax.value_and_grad(loss)
+    if n == 1:
+        return both(parameters, jax.tree.map(lambda a: a[0], parts), key)
+
+    def add(total: Any, leaf: tuple[Any, PRNGKeyArray]) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, both(parameters, *leaf)), None
+
+    zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, parameters))
+    total, _ = jax.lax.scan(add, zero, (parts, jax.random.split(key, n)))
+    return jax.tree.map(lambda a: a / n, total)
+
+
+def _cut(a: Array, n: int) -> Array:
+    """In n parts, each with rows from everywhere, so that the devices share every part."""
+    return a.reshape(-1, n, *a.shape[1:]).swapaxes(0, 1)
+
+
+def _withheld(key: PRNGKeyArray, labels: Array | None, config: Config) -> Array | None:
+    """The labels, some of them replaced by the label that is none."""
+    if labels is None or not config.conditional:
+        return None
+    hidden = jax.random.bernoulli(key, config.label_dropout, labels.shape)
+    return jnp.where(hidden, -1, labels)
+
+
+def _decay(step: Int[Array, ""], config: Config) -> Array:
+    decay = jnp.asarray(config.ema, jnp.float32)
+    return jnp.minimum(decay, (1 + step) / (10 + step)) if config.ema_warmup else decay
