@@ -7,6 +7,7 @@ import pkgutil
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from jgmm import completion as completion
     from jgmm import distribution as distribution
     from jgmm import em as em
     from jgmm import interpolant as interpolant
@@ -29,6 +30,7 @@ _PUBLIC = {
     "InputError": "jgmm.checks:InputError",
     "PCA": "jgmm.pca:PCA",
     "Source": "jgmm.source:Source",
+    "completion": "jgmm.completion",
     "distribution": "jgmm.distribution",
     "em": "jgmm.em",
     "fit_gradient": "jgmm.gradient:fit_gradient",

@@ -73,6 +73,8 @@ def complete(
     Raises InputError for wrong shapes, a mask that leaves nothing to do, and a source without a density.
     """
     check(x0.shape[1:] == params.shape, f"expected images of shape {('n', *params.shape)}, got {x0.shape}.")
+    check(x0.shape[0] > 0 and jnp.issubdtype(x0.dtype, jnp.floating), f"expected normalised images, got {x0.dtype}.")
+    check(known.dtype == bool, f"expected a mask of booleans, got {known.dtype}.")
     check(known.shape == params.shape, f"expected a mask of shape {params.shape}, got {known.shape}.")
     check(known.any() and not known.all(), "the mask must leave some pixels known and some unknown.")
     check(draws >= 0, f"draws must be at least 0, got {draws}.")

@@ -94,11 +94,12 @@ class ConditionalGMM(nnx.Module):
 
         Raises InputError for a missing context, one where none is meant, a wrong width, and values not finite.
         """
+        context = None if context is None else jnp.asarray(context)
         self._check_context(context)
         _, make = unflatten(self.components, self.features, self.covariance_type, self.epsilon)
         if context is None:
             return make(self.bias[...])
-        h = jnp.clip(context, -LARGEST, LARGEST)
+        h = jnp.clip(context.astype(self.bias[...].dtype), -LARGEST, LARGEST)
         for layer in self.hidden:
             h = self.activation(layer(h))
         vector = self.last[0](h) + self.bias[...][(None,) * (h.ndim - 1)]
@@ -113,18 +114,22 @@ class ConditionalGMM(nnx.Module):
         """
         method = INITIALISERS.canonical(strategy)
         x = jnp.asarray(x, self.bias[...].dtype)
+        n = x.shape[0] if x.ndim else 0
         check(x.ndim == 2 and x.shape[1] == self.features, f"expected x of shape (n, {self.features}), got {x.shape}.")
         check(
-            x.shape[0] >= self.components,
-            f"{x.shape[0]} rows are too few for {self.components} components: bring more data or lower components.",
+            n >= self.components,
+            f"{n} rows are too few for {self.components} components: bring more data or lower components.",
         )
         check(bool(jnp.isfinite(x).all()), "x contains NaN or infinite values: remove those rows first.")
         ones = jnp.ones(self.features, x.dtype)
+        check(bool((x != x[:1]).any()), "x is constant: every row is the same, there are no clusters.")
         centres = init.centres(key, x, self.components, method, ones)
         # A cluster of a single row has no variance: it is given a thousandth of that of the data.
         prior = jax.tree.map(lambda v: jnp.asarray(v, x.dtype), Prior(1e-3, x.var(), 1e-6 * x.var()))
         gmm = em.from_centres(x, centres, ones, prior, covariance_type=self.covariance_type)
-        self.bias[...] = flatten(gmm, self.epsilon)
+        # A cluster without rows keeps the weight of one, and with it a gradient.
+        vector = flatten(gmm, self.epsilon)
+        self.bias[...] = vector.at[: self.components].max(-jnp.log(jnp.asarray(n, x.dtype)))
         for layer in self.last:
             layer.kernel[...] = LEFT_OF_KERNEL * layer.kernel[...]
 

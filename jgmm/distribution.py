@@ -81,6 +81,7 @@ def sample(key: PRNGKeyArray, gmm: GMM, sample_shape: tuple[int, ...] = ()) -> F
 
     Raises InputError for a negative length.
     """
+    check(isinstance(sample_shape, tuple), f"sample_shape must be a tuple, such as (1000,), got {sample_shape!r}.")
     check(all(s >= 0 for s in sample_shape), f"sample_shape must not be negative, got {sample_shape}.")
     return _sample(key, gmm, tuple(sample_shape))
 

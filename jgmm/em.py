@@ -266,7 +266,9 @@ def fit(
     Raises InputError for k < 1, fewer rows than k, a wrong shape or dtype, NaN or infinite values, and when the
     likelihood is not finite in this dtype.
     """
+    x = jnp.asarray(x)
     _check_data(x, k, start)
+    check(tol >= 0, f"tol must be at least 0, got {tol}.")
     check(max_iter >= 1 and n_init >= 1, f"max_iter and n_init must be at least 1, got {max_iter}, {n_init}.")
     covariance_type = COVARIANCES.canonical(covariance_type)
     prior = jax.tree.map(lambda v: jnp.asarray(v, x.dtype), prior or Prior())

@@ -86,7 +86,10 @@ def _run(options: Options, config: dict[str, Any]) -> None:
         "clusters": int((counts > 0).sum()),
         "against": {},
     }
-    print(f"mean log-likelihood: {summary['log_likelihood']:.4f} nats an example, {len(images):,} examples")
+    print(
+        f"log-likelihood: {summary['log_likelihood']:.4f} nats an example on average, median "
+        f"{np.median(found.log_prob):.4f}, {len(images):,} examples"
+    )
     if images.is_8_bit:
         summary["bits_per_dim"] = bits.bits_per_dim(jax.random.key(options.seed), params, images.pixels)
         print(f"bits per dimension, with uniform noise: {summary['bits_per_dim']:.4f}")
@@ -137,7 +140,7 @@ def _other(name: str, data_dir: Path | None, shape: tuple[int, ...]) -> "Images"
     from jgmm.data import arrays, load
     from jgmm.data.resize import resize
 
-    images = load(name, data_dir) if name in DATASETS or not Path(name).suffix else arrays.load(Path(name))
+    images = arrays.load(Path(name)) if Path(name).suffix else load(name, data_dir)
     if images.shape != shape:
         print(f"{images.name}: resized from {images.shape} to {shape}")
     return resize(images, shape)

@@ -251,9 +251,8 @@ def log_probs(path: Path, of: Mapping[str, np.ndarray], limits: tuple[float, flo
     margin = 0.05 * (high - low)
     bins = np.linspace(low - margin, high + margin, 120).tolist()
     for (name, values), colour in zip(of.items(), COLOURS, strict=False):
-        inside = np.clip(values, bins[0], bins[-1])
-        axes.hist(inside, bins, density=True, histtype="stepfilled", alpha=0.35, color=colour, label=name)
-        axes.hist(inside, bins, density=True, histtype="step", color=colour)
+        axes.hist(values, bins, density=True, histtype="stepfilled", alpha=0.35, color=colour, label=name)
+        axes.hist(values, bins, density=True, histtype="step", color=colour)
     for limit in limits:
         if np.isfinite(limit):
             axes.axvline(limit, color="k", lw=1, ls="--", label=f"limit {limit:.5g}")

@@ -67,12 +67,17 @@ def fit_gradient(
     Raises InputError for wrong shapes, NaN or infinite values, contexts where none are meant or none where they are,
     no rows to train on or to keep out, and when the likelihood ceases to be finite.
     """
+    check(
+        hasattr(optimizer, "init") and hasattr(optimizer, "update"),
+        f"expected an optimizer of optax, such as optax.adam(1e-3), got {optimizer!r}.",
+    )
+    check(0 <= holdout < 1, f"holdout must be from 0 up to, not including, 1, got {holdout}.")
+    x, context = jnp.asarray(x), None if context is None else jnp.asarray(context)
     module = model if isinstance(model, ConditionalGMM) else ConditionalGMM.of(_single(model))
     dtype = module.bias[...].dtype
     rows = _check_rows(module, x, context, dtype)
     n = x.shape[0]
     n_out = round(holdout * n)
-    check(0 <= holdout < 1, f"holdout must be from 0 up to, not including, 1, got {holdout}.")
     check(holdout == 0 or n_out > 0, f"holdout {holdout} of {n} rows is none: raise it, or pass 0.")
     check(n > n_out, f"{n} rows leave none to train on.")
     check(batch_size >= 1 and epochs >= 1, f"batch_size and epochs must be at least 1, got {batch_size}, {epochs}.")
@@ -147,7 +152,7 @@ def _mean_log_prob(structure: nnx.GraphDef, parameters: nnx.State, rows: Rows) -
 
 def _single(gmm: GMM) -> GMM:
     batch = distribution.batch_shape(gmm)
-    check(batch == (), f"one mixture is fitted at a time, got a batch of shape {batch}: use jax.vmap over em.fit.")
+    check(batch == (), f"one mixture is fitted at a time, got a batch of shape {batch}: fit them in turn.")
     finite = bool(jnp.isfinite(gmm.log_weights).all())
     check(finite, "a component of weight zero has no gradient: leave it out of the mixture.")
     return gmm

@@ -62,6 +62,7 @@ def log_constant(gmm: GMM) -> Float[Array, " k"]:
 
 def log_joint(gmm: GMM) -> Callable[[Float[Array, "n d"]], Float[Array, "n k"]]:
     """z -> log w_k + log N(z_n | μ_k, Σ_k), in nats. What depends on the mixture alone is computed once."""
+    check_single(gmm)
     distances = gmm.covariance.mahalanobis(gmm.means)
     constant = log_constant(gmm)
     return lambda z: constant[None] - 0.5 * distances(z)
@@ -95,6 +96,7 @@ def sample(
     Pure; `n` is static under jit. Memory is O(n D), whatever the family.
     Raises InputError if n < 0 or the component is not one of the mixture's (checked when it is concrete).
     """
+    check_single(gmm)
     check(n >= 0, f"n must be at least 0, got {n}.")
     if component is not None and not isinstance(component, jax.core.Tracer):
         check(0 <= int(component) < gmm.k, f"component must be from 0 to {gmm.k - 1}, got {component}.")
@@ -117,12 +119,14 @@ def _sample(key: PRNGKeyArray, gmm: GMM, n: int, component: int | Array | None) 
 @jax.jit
 def mean(gmm: GMM) -> Float[Array, " d"]:
     """E[z] = Σ_k w_k μ_k."""
+    check_single(gmm)
     return matmul(jnp.exp(gmm.log_weights), gmm.means)
 
 
 @jax.jit
 def variance(gmm: GMM) -> Float[Array, " d"]:
     """diag Cov[z] = Σ_k w_k [diag Σ_k + (μ_k − E[z])²], by the law of total variance."""
+    check_single(gmm)
     spread = gmm.covariance.variance() + (gmm.means - mean(gmm)[None]) ** 2
     return matmul(jnp.exp(gmm.log_weights), spread)
 
@@ -169,7 +173,14 @@ def check_points(d: int, z: Array) -> None:
     check(z.ndim == 2 and z.shape[1] == d, f"expected points of shape (n, {d}), got {z.shape}.")
 
 
+def check_single(gmm: GMM) -> None:
+    """Raise InputError for a batch of mixtures."""
+    batch = gmm.means.shape[:-2]
+    check(batch == (), f"expected one mixture, got a batch of shape {batch}: use jgmm.distribution, or jax.vmap.")
+
+
 def _check_features(gmm: GMM, features: Features) -> Array:
+    check_single(gmm)
     if not isinstance(features, jax.core.Tracer):
         index = np.asarray(features)
         check(index.ndim == 1 and index.size > 0, f"features must be a non-empty list, got shape {index.shape}.")

@@ -67,7 +67,7 @@ class Row:
 
 
 def _line(cells: Iterable[object]) -> str:
-    return "".join(f"{cell!s:>{width}}" for cell, width in zip(cells, (14, 5, 11, 12, 12, 15, 15, 6, 9), strict=False))
+    return " ".join(f"{cell!s:>{width}}" for cell, width in zip(cells, (14, 4, 10, 11, 11, 14, 14, 5, 8), strict=False))
 
 
 # An asterisk beside the iterations: stopped before convergence.
@@ -82,9 +82,9 @@ def sweep(
     options: SweepOptions, train: Codes, held_out: Codes, clock: CompileClock
 ) -> Iterator[tuple[Row, EMState | None]]:
     """Every combination of the options fitted to the same codes, one after the other; None where a fit failed."""
-    for family in options.covariance_type:
-        for k in options.k:
-            yield _one(options, COVARIANCES.canonical(family), k, train, held_out, clock)
+    for family in dict.fromkeys(map(COVARIANCES.canonical, options.covariance_type)):
+        for k in dict.fromkeys(options.k):
+            yield _one(options, family, k, train, held_out, clock)
 
 
 def _one(

@@ -93,6 +93,7 @@ def log_prob(params: Source, x0: Float[Array, "n ..."]) -> Float[Array, " n"]:
         "this source was fitted with residual 'none': it lives on a subspace and has no density over images. "
         "Fit with --residual spectrum or isotropic.",
     )
+    check(jnp.issubdtype(x0.dtype, jnp.floating), f"expected normalised images, floating point, got {x0.dtype}.")
     check(x0.shape[1:] == params.shape, f"expected images of shape {('n', *params.shape)}, got {x0.shape}.")
     pixels = x0 * params.std[None] + params.mean[None]
     codes, log_residual = encode_with_residual(params.rotation, pixels.reshape(x0.shape[0], -1))

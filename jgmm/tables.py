@@ -28,6 +28,9 @@ class Table(Mapping[str, Any]):
     def __getitem__(self, name: str) -> Any:
         return pkgutil.resolve_name(self.entries[self.canonical(name)])
 
+    def __contains__(self, name: object) -> bool:
+        return name in self.entries or name in self.aliases
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.entries)
 

@@ -102,6 +102,13 @@ def test_initialised_mixtures_are_those_of_the_clusters(covariance_type, tied, s
     assert np.abs(near.means - gmm.means[None]).max() < 0.2
 
 
+def test_clusters_without_rows_can_still_be_trained(rng):
+    binary = ConditionalGMM(1, 0, 5, rngs=nnx.Rngs(0))
+    binary.initialize(jax.random.key(0), jnp.asarray(rng.integers(0, 2, size=(40, 1)), jnp.float32))
+    assert np.isfinite(binary.bias[...]).all()
+    assert np.exp(binary().log_weights).min() > 1e-3
+
+
 def test_the_model_of_a_mixture_is_the_mixture(rng):
     net = model("diagonal", context=0)
     gmm = net()
@@ -126,6 +133,7 @@ def test_the_model_of_a_mixture_is_the_mixture(rng):
         (lambda: model().initialize(jax.random.key(0), jnp.ones((K - 1, D))), "too few for 4 components"),
         (lambda: model().initialize(jax.random.key(0), jnp.ones((9, D + 1))), r"shape \(n, 3\)"),
         (lambda: model().initialize(jax.random.key(0), jnp.full((9, D), jnp.nan)), "NaN"),
+        (lambda: model().initialize(jax.random.key(0), jnp.ones((9, D))), "x is constant"),
     ],
 )
 def test_bad_input_is_refused(call, message):

@@ -8,7 +8,7 @@ from helpers import dense, log_joint_by_scipy, random_mixture
 from scipy.special import logsumexp, softmax
 from scipy.stats import norm
 
-from jgmm import distribution
+from jgmm import distribution, mixture
 from jgmm.checks import InputError
 from jgmm.tables import COVARIANCES
 
@@ -130,3 +130,12 @@ def test_wrong_shapes_are_refused(rng):
         distribution.log_prob(gmm, jnp.zeros((2, 3)))
     with pytest.raises(InputError, match="do not broadcast with mixtures of batch shape"):
         distribution.log_prob(gmm, jnp.zeros((3, D)))
+    for function in (mixture.mean, mixture.variance, lambda gmm: mixture.marginal(gmm, [0])):
+        with pytest.raises(InputError, match=r"got a batch of shape \(4,\)"):
+            function(gmm)
+
+
+def test_nan_is_not_hidden(rng):
+    for family in ("full", "diag"):
+        _, gmm = batch_of(rng, family, (4,))
+        assert np.isnan(distribution.log_prob(gmm, jnp.full((4, D), jnp.nan))).all()

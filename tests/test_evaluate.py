@@ -47,7 +47,9 @@ def test_scores_are_those_of_the_source(digits_run, held_out):
 
 
 def test_evaluate_the_run_on_what_was_kept_out(digits_run, held_out, capsys, tmp_path):
-    args = ["--quantile", "0.1", "--two-sided", "--against", "photos", "--out", tmp_path / "e"]
+    np.save(tmp_path / "own.npy", held_out.pixels[:20])
+    against = ["--against", "photos", tmp_path / "own.npy"]
+    args = ["--quantile", "0.1", "--two-sided", *against, "--out", tmp_path / "e"]
     assert run(evaluate, digits_run, *args) == 0
     printed = capsys.readouterr().out
     assert "photos: resized from (32, 32, 3) to (8, 8, 1)" in printed
@@ -66,6 +68,7 @@ def test_evaluate_the_run_on_what_was_kept_out(digits_run, held_out, capsys, tmp
         theirs = scores.log_prob(jgmm.load(digits_run), photos.pixels)
         wins = (saved["log_prob"][:, None] > theirs[None]).mean() + 0.5 * (saved["log_prob"][:, None] == theirs).mean()
     assert summary["against"]["photos"]["auroc_likelihood"] == pytest.approx(wins, abs=1e-6)
+    assert set(summary["against"]) == {"photos", "own"}
     for name in ("log_prob.png", "clusters.png"):
         assert imread(tmp_path / "e" / name).std() > 0.05
 

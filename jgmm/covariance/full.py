@@ -162,8 +162,9 @@ class Full(Covariance):
 def _substitute(factors: Float[Array, "k d d"], right: Float[Array, "k d"]) -> Float[Array, "k d"]:
     """L_k⁻¹ b_k, `bounded`."""
     y = solve_triangular(factors, right[:, :, None], lower=True)[:, :, 0]
-    # Where substitution overflows, infinities may have cancelled.
-    return bounded(jnp.where(jnp.isfinite(y), y, jnp.inf))
+    # Where substitution overflows, infinities may have cancelled; a NaN that came in stays.
+    overflown = ~jnp.isfinite(y) & ~jnp.isnan(right).any(axis=1, keepdims=True)
+    return bounded(jnp.where(overflown, jnp.inf, y))
 
 
 @_substitute.defjvp
