@@ -2,21 +2,25 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 from matplotlib.image import imread
 
 from jgmm import cli
+from jgmm import interpolant as ip
 from train import __main__ as command
 from train import batches, config, devices, loop, sample, world
 from train import step as steps
@@ -268,3 +272,63 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, monkeypatch, capsys)
     assert run(command.main, *SMALL, "--steps", 8, "--out", folder) == 2
     assert "No space left on device. The checkpoints before it are whole: [4]" in capsys.readouterr().err
     assert len(arrays(folder, 4)) > 10
+
+
+@pytest.mark.slow
+def test_ten_kills_at_random_moments_change_nothing(tmp_path, rng):
+    straight, folder = tmp_path / "straight", tmp_path / "killed"
+    steps_made = 400
+    finished(started(*SMALL, "--steps", steps_made, "--out", straight))
+    options = [*SMALL, "--steps", steps_made, "--out", folder]
+    for _ in range(10):
+        process = started(*options)
+        time.sleep(rng.uniform(8, 20))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        if (folder / "checkpoints").is_dir() and any(p.name.isdigit() for p in (folder / "checkpoints").iterdir()):
+            options = ["--resume", "--out", folder]
+        else:  # killed before the first checkpoint: there is nothing to go on with
+            shutil.rmtree(folder, ignore_errors=True)
+    finished(started(*options))
+    for a, b in zip(arrays(folder, steps_made), arrays(straight, steps_made), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert losses(folder) == losses(straight)
+
+
+@pytest.mark.slow
+def test_the_trained_field_comes_close_to_the_exact_one():
+    """Mixture to mixture in the plane, points as images of one pixel with two channels."""
+    source, target = (ip.random_mixture(jax.random.key(i), 3, 2) for i in (1, 2))
+    path = ip.path(ip.couple(source, target))
+    options = replace(config.PRESETS["tiny"], base=64, multipliers=(1,), warmup=100, learning_rate=2e-3, ema=0.99)
+    structure, parameters = nnx.split(world.network(options, (1, 1, 2), 0))
+    optimiser = steps.optimiser_of(options)
+
+    @jax.jit
+    def advance(carry, key):
+        parameters, average, state = carry
+        for_times, for_draws = jax.random.split(key)
+        t = steps.draw_times(for_times, 1024, "uniform")
+        x0, x1, _ = ip.sample(for_draws, path, t, 1024)
+
+        def loss(parameters):
+            images = (x.reshape(-1, 1, 1, 2) for x in (x0, x1))
+            return steps.flow_matching_loss(nnx.merge(structure, parameters), t, *images, None, None)
+
+        value, gradient = jax.value_and_grad(loss)(parameters)
+        updates, state = optimiser.update(gradient, state, parameters)
+        parameters = optax.apply_updates(parameters, updates)
+        return (parameters, optax.incremental_update(parameters, average, 1 - options.ema), state), value
+
+    carry = (parameters, parameters, optimiser.init(parameters))
+    for key in jax.random.split(jax.random.key(0), 2000):
+        carry, _ = advance(carry, key)
+    model = nnx.merge(structure, carry[1])
+    errors = []
+    for t in (0.1, 0.3, 0.5, 0.7, 0.9):
+        _, _, x = ip.sample(jax.random.key(5), path, t, 4000)
+        exact = ip.velocity(path, t, x)
+        found = model(jnp.full(4000, t), x.reshape(-1, 1, 1, 2)).reshape(-1, 2)
+        errors.append(float(jnp.sqrt(((found - exact) ** 2).sum() / (exact**2).sum())))
+    print("relative error of the velocity:", np.round(errors, 4))
+    assert np.mean(errors) < 0.1

@@ -186,14 +186,14 @@ class Config:
 
 TINY = Config(
     preset="tiny",
-    base=32,
-    multipliers=(1, 2),
+    base=16,
+    multipliers=(1, 2, 4),
     blocks=1,
     attention=(),
     head_channels=32,
     dropout=0.0,
     time_scale=1000.0,
-    steps=1500,
+    steps=1000,
     batch_size=64,
     learning_rate=1e-3,
     warmup=100,
