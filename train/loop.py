@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.experimental import multihost_utils
 
 from jgmm import checkpoint, figures
 from jgmm.checks import InputError, check
@@ -69,7 +70,8 @@ def _train(config: Config, stop: "_Signal") -> None:
             state = jax.tree.map(lambda a, s: jax.device_put(a, s), state, places)
         at, seen = int(state.step), []
         records = Records(folder, config.batch_size, at, config.steps)
-        while at < config.steps and not stop.asked:
+        stopped = False
+        while at < config.steps and not stopped:
             index = devices.spread(indices(config.seed, at, len(images), config.batch_size), mesh)
             order = None
             if problem.world.coupling.assigned:
@@ -90,7 +92,8 @@ def _train(config: Config, stop: "_Signal") -> None:
                 grid = _draw(config, structure, state.average, everything, noise, problem)
                 records.picture(at, _write_grid(folder / f"samples-{at:07d}.png", grid))
                 records.resume_clock()
-        if stop.asked:
+            stopped = stop.agreed(at % config.log_every == 0)
+        if stopped:
             _check_finite(state, folder)
             saved.save(at, state)
             print(f"stopped after step {at}; go on with --resume")
@@ -192,6 +195,12 @@ class _Signal:
     """Notes SIGTERM, so that the training can save before it ends."""
 
     asked = False
+
+    def agreed(self, now: bool) -> bool:
+        """Whether to stop. Several processes must stop at the same step: they ask each other, but only `now`."""
+        if jax.process_count() == 1:
+            return self.asked
+        return now and bool(multihost_utils.process_allgather(np.array(self.asked)).any())
 
     def __enter__(self) -> "_Signal":
         self.before = signal.signal(signal.SIGTERM, self._note)
