@@ -289,6 +289,7 @@ def _kill_test(tmp_path: Path, n: int) -> None:
         assert histories[0] == histories[1]
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_equals_uninterrupted(tmp_path):
     _kill_test(tmp_path, 1)
 

@@ -132,6 +132,7 @@ def fit_of_family(family, x):
     return replace(gmm, means=jnp.broadcast_to(x.mean(0)[None], gmm.means.shape))
 
 
+@pytest.mark.slow
 def test_bounds_survive_a_kill(tmp_path, data):
     """They decide what is computed, so a resumed fit needs the same ones to end with the same bits."""
     x = data.astype(np.float32)
