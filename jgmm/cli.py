@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import platformdirs
 import tyro
 
-from jgmm.checks import InputError
+from jgmm.checks import InputError, check
 
 T = TypeVar("T")
 
@@ -50,6 +50,13 @@ def _processor() -> str:
     lines = info.read_text().splitlines() if info.exists() else []
     features = [line for line in lines if line.lower().startswith(("flags", "features"))][:1]
     return hashlib.sha256("".join([platform.machine(), platform.processor(), *features]).encode()).hexdigest()[:16]
+
+
+def check_picture(flag: str, path: Path | None) -> None:
+    """Raise InputError unless a picture can be written under this name; None is none."""
+    kinds = (".png", ".jpg", ".jpeg")
+    named = path is None or path.suffix.lower() in kinds
+    check(named, f"{flag} expects a name ending in {', '.join(kinds)}, got {path}.")
 
 
 def run(main: Callable[[], None]) -> None:

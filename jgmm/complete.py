@@ -9,6 +9,7 @@ import tyro
 
 from jgmm import cli
 from jgmm.checks import InputError, check
+from jgmm.options import one_of
 from jgmm.tables import DATASETS
 
 
@@ -26,7 +27,7 @@ class Options:
     """Completions drawn for each, beside the mean."""
     data: Path | None = None
     """A .npy or .npz file of images [default: the run's own, those kept out of the fit if there are any]."""
-    dataset: Annotated[str | None, tyro.conf.arg(metavar="{" + "|".join(DATASETS) + "}")] = None
+    dataset: Annotated[str | None, one_of(DATASETS)] = None
     """A data set instead."""
     data_dir: Path | None = None
     """Folder with the CIFAR-10 files."""
@@ -41,9 +42,7 @@ def main(args: Sequence[str] | None = None) -> None:
     options = cli.parse(Options, prog="python -m jgmm.complete", args=args)
     check(options.n >= 1, f"--n must be at least 1, got {options.n}.")
     check(options.draws >= 0, f"--draws must be at least 0, got {options.draws}.")
-    kinds = (".png", ".jpg", ".jpeg")
-    named = options.out.suffix.lower() in kinds
-    check(named, f"--out expects a name ending in {', '.join(kinds)}, got {options.out}.")
+    cli.check_picture("--out", options.out)
     check(options.data is None or options.dataset is None, "--data and --dataset name two different data: choose one.")
 
     import jax
@@ -52,7 +51,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
     from jgmm import checkpoint, figures
     from jgmm.completion import complete
-    from jgmm.data import to_features
+    from jgmm.data import rescale
     from jgmm.inputs import images_for
     from jgmm.source import pixel_moments
 
@@ -64,7 +63,7 @@ def main(args: Sequence[str] | None = None) -> None:
     images = images_for(config, options.data, options.dataset, options.data_dir)
     check(images.shape == params.shape, f"the run models images of {params.shape}, the data are {images.shape}.")
     chosen = np.random.default_rng(options.seed).choice(len(images), min(options.n, len(images)), replace=False)
-    pixels = to_features(images.pixels[chosen], params.gmm.means.dtype).reshape(-1, *params.shape)
+    pixels = rescale(images.pixels[chosen], params.gmm.means.dtype)
     known = _half(params.shape, options.known)
     x0 = (jnp.asarray(pixels) - params.mean[None]) / params.std[None]
     found = complete(jax.random.key(options.seed), params, x0, known, draws=options.draws)

@@ -9,6 +9,7 @@ import tyro
 
 from jgmm import cli
 from jgmm.checks import InputError, check
+from jgmm.options import one_of
 from jgmm.tables import DATASETS
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ class Options:
     """Run folder written by `python -m jgmm.fit`."""
     data: Path | None = None
     """A .npy or .npz file to evaluate [default: the run's own data, those kept out of the fit if there are any]."""
-    dataset: Annotated[str | None, tyro.conf.arg(metavar="{" + "|".join(DATASETS) + "}")] = None
+    dataset: Annotated[str | None, one_of(DATASETS)] = None
     """A data set to evaluate instead."""
     data_dir: Path | None = None
     """Folder with the CIFAR-10 files."""
@@ -62,6 +63,7 @@ def _run(options: Options, config: dict[str, Any]) -> None:
     import numpy as np
 
     from jgmm import anomalies, bits, checkpoint, figures
+    from jgmm.data import rescale
     from jgmm.inputs import images_for
     from jgmm.scores import scores
 
@@ -130,7 +132,7 @@ def _run(options: Options, config: dict[str, Any]) -> None:
         checkpoint.write_json(folder / "evaluation.json", summary)
         figures.log_probs(folder / "log_prob.png", {"training data": train} | log_probs, limits)
         if figures.is_image(params.shape):
-            figures.clusters(folder / "clusters.png", _in_pixels(images), found.responsibilities)
+            figures.clusters(folder / "clusters.png", rescale(images.pixels), found.responsibilities)
     except OSError as error:
         raise InputError(f"cannot write to {folder}: {error}") from error
     print("\n".join(str(path) for path in sorted(folder.iterdir())))
@@ -144,12 +146,6 @@ def _other(name: str, data_dir: Path | None, shape: tuple[int, ...]) -> "Images"
     if images.shape != shape:
         print(f"{images.name}: resized from {images.shape} to {shape}")
     return resize(images, shape)
-
-
-def _in_pixels(images: "Images") -> Any:
-    from jgmm.data import to_features
-
-    return to_features(images.pixels).reshape(-1, *images.shape)
 
 
 def _train_log_prob(run: Path) -> Any:

@@ -31,11 +31,7 @@ class Options:
 def main(args: Sequence[str] | None = None) -> None:
     """Parse, load, draw, write."""
     options = cli.parse(Options, prog="python -m jgmm.generate", args=args)
-    kinds = (".png", ".jpg", ".jpeg")
-    check(
-        options.out is None or options.out.suffix.lower() in kinds,
-        f"--out expects a name ending in {', '.join(kinds)}, got {options.out}.",
-    )
+    cli.check_picture("--out", options.out)
     check(options.n >= 1, f"--n must be at least 1, got {options.n}.")
 
     import jax

@@ -151,7 +151,7 @@ class Options(Common, _Mixture):
 class _Grid:
     k: tuple[int, ...] = (1, 2, 5, 10, 20, 50, 100)
     """Numbers of components."""
-    covariance_type: Annotated[tuple[str, ...], tyro.conf.arg(metavar="{" + "|".join(COVARIANCES) + "} ...")] = (
+    covariance_type: Annotated[tuple[str, ...], one_of(COVARIANCES)] = (
         "diag",
         "full",
         "tied",

@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Array
 
 from jgmm import em, mixture, restarts
+from jgmm.checkpoint import zero_gmm
 from jgmm.checks import InputError
 from jgmm.chunks import map_chunks
 from jgmm.em import EMState
@@ -91,9 +92,7 @@ def _one(
     options: SweepOptions, family: str, k: int, train: Codes, held_out: Codes, clock: CompileClock
 ) -> tuple[Row, EMState | None]:
     x = train.values
-    structure = jax.eval_shape(
-        lambda: GMM(jnp.zeros(k, x.dtype), jnp.zeros((k, x.shape[1]), x.dtype), COVARIANCES[family](k, x.shape[1]))
-    )
+    structure = jax.eval_shape(lambda: zero_gmm(k, x.shape[1], family, x.dtype))
     row = Row(family, k, n_parameters(structure))
     begun = time.perf_counter() - clock.seconds
     try:

@@ -40,6 +40,12 @@ class Source:
     shape: tuple[int, ...] = field(metadata={"static": True})
 
 
+def unnormalised(gmm: GMM, rotation: Rotation, shape: tuple[int, ...]) -> Source:
+    """A source whose x0 are pixels; `normalize` gives it a mean and a deviation."""
+    ones = jnp.ones((1,) * len(shape), gmm.means.dtype)
+    return Source(gmm, rotation, jnp.zeros_like(ones), ones, shape)
+
+
 @overload
 def sample(
     key: PRNGKeyArray, params: Source, n: int, *, component: int | Array | None = None

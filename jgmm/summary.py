@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array
 
 from jgmm import bits, figures, scores, source
-from jgmm.data import Images, to_features
+from jgmm.data import Images, rescale
 from jgmm.em import EMState
 from jgmm.inputs import Data
 from jgmm.pca import Spectrum
@@ -68,7 +68,7 @@ def draw_pictures(
     x0 = source.sample(jax.random.fold_in(key, PICTURES), params, SHOWN)
     pixels = np.asarray(x0 * params.std[None] + params.mean[None])
     chosen = np.random.default_rng(0).choice(len(train), min(SHOWN, len(train)), replace=False)
-    shown = to_features(train.pixels[chosen]).reshape(-1, *train.shape)
+    shown = rescale(train.pixels[chosen])
     paths = [folder / f"{name}.png" for name in ("means", "samples", "likelihood", "spectrum")]
     figures.component_means(paths[0], np.asarray(means).reshape(-1, *train.shape), np.exp(gmm.log_weights))
     figures.samples_beside_data(paths[1], pixels, shown)

@@ -89,7 +89,7 @@ def finish(
     """Normalise a fitted mixture, evaluate it, and write the run folder with its pictures."""
     folder, key = options.run_folder, jax.random.key(options.seed)
     history = [objective + codes.offset for objective in state.history]
-    params = _normalised(key, options, Source(state.gmm, codes.rotation, *_no_norm(data.train), data.train.shape))
+    params = _normalised(key, options, source.unnormalised(state.gmm, codes.rotation, data.train.shape))
     summary_key = jax.random.fold_in(key, SUMMARY)
     summary, log_prob = summarise(summary_key, params, data, state, seconds, clock)
     summary["command_seconds"] = round(time.perf_counter() - begun, 3)
@@ -239,11 +239,6 @@ def _normalised(key: Array, options: Options, params: Source) -> Source:
     n = options.n_stat_samples
     samples = (jax.random.fold_in(key, STATISTICS), n, options.batch_size) if n else None
     return source.normalize(params, options.normalize, samples=samples)
-
-
-def _no_norm(train: Images) -> tuple[Array, Array]:
-    ones = jnp.ones((1,) * len(train.shape))
-    return jnp.zeros_like(ones), ones
 
 
 def _info(

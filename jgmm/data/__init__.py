@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from jgmm.data.images import Images, to_features
+from jgmm.data.images import Images, rescale, to_features
 from jgmm.tables import DATASETS
 
-__all__ = ["Images", "load", "to_features"]
+__all__ = ["Images", "load", "rescale", "to_features"]
 
 
 def load(name: str, data_dir: str | Path | None = None) -> Images:

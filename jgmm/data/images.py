@@ -64,10 +64,15 @@ class Images:
         return replace(self, pixels=pixels, labels=None if self.labels is None else np.tile(self.labels, 2))
 
 
-def to_features(pixels: np.ndarray, dtype: DTypeLike = np.float32) -> np.ndarray:
-    """[N, ...] pixels to [N, D] features: 8-bit values v to v / 127.5 − 1 in [-1, 1], others unchanged."""
-    flat = pixels.reshape(pixels.shape[0], -1).astype(dtype)
+def rescale(pixels: np.ndarray, dtype: DTypeLike = np.float32) -> np.ndarray:
+    """8-bit values v become v / 127.5 − 1 in [-1, 1], others stay as they are; the shape stays."""
+    values = pixels.astype(dtype)
     if pixels.dtype == np.uint8:
-        flat /= 127.5
-        flat -= 1
-    return flat
+        values /= 127.5
+        values -= 1
+    return values
+
+
+def to_features(pixels: np.ndarray, dtype: DTypeLike = np.float32) -> np.ndarray:
+    """[N, ...] pixels to [N, D] features, rescaled."""
+    return rescale(pixels, dtype).reshape(pixels.shape[0], -1)
