@@ -67,7 +67,7 @@ def time_x0(config: Config, repeats: int) -> float:
     cost = jax.jit(step.make_cost(config))
     keys = step.keys_of(0, zero)
     batch = step.batch_of(config, problem.world, keys, index)
-    x0 = jax.jit(lambda w, batch, order: w.coupling.x0(keys.coupling, w.source, batch, order))
+    x0 = jax.jit(lambda w, batch, order: w.coupling.x0(keys.coupling, batch, order))
 
     def run() -> Any:
         order = None

@@ -121,8 +121,8 @@ def state_after(options, n, places=1):
     mesh = jax.make_mesh((places,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:places])
     state = steps.begin(options, parameters)
     where = devices.of_state(mesh, state, options.fsdp)
-    state = jax.tree.map(jax.device_put, state, where)
-    everything = devices.copy(problem.world, mesh)
+    state = jax.device_put(state, where)
+    everything = jax.device_put(problem.world, devices.replicated(mesh))
     advance = jax.jit(steps.make_step(options, structure), out_shardings=(where, devices.replicated(mesh)))
     seen = []
     for i in range(n):
@@ -212,7 +212,7 @@ def test_bad_input_is_refused(whole, tmp_path, capsys):
         (["--nfe", "0"], "--nfe must be at least 1"),
         (["--solver", "heun", "--nfe", "5"], "multiple"),
         (["--rho", "0.5"], "--rho is of --coupling component"),
-        (["--coupling", "component"], "needs a mixture"),
+        (["--coupling", "component"], "draws from a mixture"),
         (["--source", tmp_path / "none"], "no run folder"),
         (["--batch-size", "4096"], "fewer than --batch-size"),
         (["--out", whole], "already holds a run"),

@@ -151,7 +151,7 @@ def test_an_assignment_is_a_permutation_and_the_best(rng):
     best = min(sum(brute[i, j] for i, j in enumerate(p)) for p in permutations(range(6)))
     assert sum(brute[i, j] for i, j in enumerate(order)) == pytest.approx(best, rel=1e-5)
     source = sources.Gaussian((2, 2, 1))
-    coupled = couplings.Assignment().x0(jax.random.key(0), source, batch_from(x1), jnp.asarray(order))
+    coupled = couplings.Assignment(source).x0(jax.random.key(0), batch_from(x1), jnp.asarray(order))
     np.testing.assert_array_equal(coupled, source.draw(jax.random.key(0), 6)[order])
 
 
@@ -166,8 +166,8 @@ def test_component_coupling_keeps_the_marginal(rho, space, rng, digits):
     n = 20_000
     x1 = jgmm.sample(jax.random.key(0), raw, n)
     r = jgmm.mixture.responsibilities(params.gmm, params.rotation.encode(x1.reshape(n, -1)))
-    coupling = couplings.Component(jnp.log(jnp.maximum(r, 1e-30))[None], rho)
-    x0 = np.asarray(coupling.x0(jax.random.key(1), source, batch_from(x1), None)).reshape(n, -1)
+    coupling = couplings.Component(source, jnp.log(jnp.maximum(r, 1e-30))[None], rho)
+    x0 = np.asarray(coupling.x0(jax.random.key(1), batch_from(x1), None)).reshape(n, -1)
     free = np.asarray(source.draw(jax.random.key(2), n)).reshape(n, -1)
     scale = free.std(axis=0)
     np.testing.assert_allclose((x0.mean(axis=0) - free.mean(axis=0)) / scale, 0, atol=0.05)

@@ -141,18 +141,6 @@ class Config:
             self.batch_size % self.accumulate == 0,
             f"--batch-size {self.batch_size} cannot be worked off in --accumulate {self.accumulate} equal parts.",
         )
-        check(
-            self.coupling == "component" or self.rho == 0,
-            f"--rho is of --coupling component, got --coupling {self.coupling}.",
-        )
-        check(
-            self.coupling != "component" or self.source != "gaussian",
-            "--coupling component needs a mixture: --source mle, or a run folder of jgmm.fit.",
-        )
-        check(
-            self.coupling != "component" or not self.norm_align,
-            "--norm-align moves x0 away from the image that --coupling component drew it for: leave one out.",
-        )
 
     def to_json(self) -> dict[str, object]:
         """The options as JSON values."""

@@ -1,12 +1,13 @@
 """Which x0 goes with which image of a batch.
 
-A coupling is a pytree with `x0(key, source, batch, order)`, pure and jittable; `order` is an assignment found on the
-host before, for a coupling that wants one.
+A coupling is a pytree with the source it draws from and `x0(key, batch, order)`, pure and jittable; `order` is an
+assignment found on the host before, for a coupling that wants one.
 """
 
 import abc
 from collections.abc import Callable
 from dataclasses import field
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 from scipy.optimize import linear_sum_assignment
 
+from jgmm.checks import InputError, check
 from jgmm.data import Images
 from jgmm.products import matmul
 from jgmm.scores import scores
@@ -29,12 +31,11 @@ SMALLEST = 1e-30
 class Coupling(abc.ABC):
     """The law of x0 given the images of a batch."""
 
-    assigned = False
+    source: NoiseSource
+    assigned: ClassVar[bool] = False
 
     @abc.abstractmethod
-    def x0(
-        self, key: PRNGKeyArray, source: NoiseSource, batch: Batch, order: Int[Array, " b"] | None
-    ) -> Float[Array, "b h w c"]:
+    def x0(self, key: PRNGKeyArray, batch: Batch, order: Int[Array, " b"] | None) -> Float[Array, "b h w c"]:
         """A draw for every image; `order` is that of an assignment, for a coupling that is `assigned`."""
 
 
@@ -42,10 +43,10 @@ class Coupling(abc.ABC):
 class Independent(Coupling):
     """Any draw for any image."""
 
-    def x0(
-        self, key: PRNGKeyArray, source: NoiseSource, batch: Batch, order: Int[Array, " b"] | None
-    ) -> Float[Array, "b h w c"]:
-        return source.draw(key, batch.images.shape[0])
+    source: NoiseSource
+
+    def x0(self, key: PRNGKeyArray, batch: Batch, order: Int[Array, " b"] | None) -> Float[Array, "b h w c"]:
+        return self.source.draw(key, batch.images.shape[0])
 
 
 @pytree
@@ -53,12 +54,11 @@ class Assignment(Coupling):
     """The permutation of independent draws that is nearest to the images, over the whole batch: every image and every
     draw once (Pooladian et al., arXiv 2304.14772; Tong et al., arXiv 2302.00482)."""
 
-    assigned = True
+    source: NoiseSource
+    assigned: ClassVar[bool] = True
 
-    def x0(
-        self, key: PRNGKeyArray, source: NoiseSource, batch: Batch, order: Int[Array, " b"] | None
-    ) -> Float[Array, "b h w c"]:
-        return source.draw(key, batch.images.shape[0])[order]
+    def x0(self, key: PRNGKeyArray, batch: Batch, order: Int[Array, " b"] | None) -> Float[Array, "b h w c"]:
+        return self.source.draw(key, batch.images.shape[0])[order]
 
 
 @pytree
@@ -67,17 +67,15 @@ class Component(Coupling):
     the images are drawn from it. `log_r` holds log p(k | image) of the images and, where images are mirrored, of their
     mirror images."""
 
+    source: Mixture
     log_r: Float[Array, "m n k"]
     rho: float = field(metadata={"static": True})
 
-    def x0(
-        self, key: PRNGKeyArray, source: NoiseSource, batch: Batch, order: Int[Array, " b"] | None
-    ) -> Float[Array, "b h w c"]:
-        assert isinstance(source, Mixture)  # for the type checker: the options are checked
+    def x0(self, key: PRNGKeyArray, batch: Batch, order: Int[Array, " b"] | None) -> Float[Array, "b h w c"]:
         for_component, for_draw = jax.random.split(key)
         mirrored = batch.mirrored.astype(jnp.int32) if self.log_r.shape[0] == 2 else jnp.zeros_like(batch.rows)
         k = jax.random.categorical(for_component, self.log_r[mirrored, batch.rows], axis=1)
-        return source.draw_near(for_draw, batch.pixels, k, self.rho)
+        return self.source.draw_near(for_draw, batch.pixels, k, self.rho)
 
 
 def squared_distances(x0: Float[Array, "b h w c"], x1: Float[Array, "b h w c"]) -> Float[Array, "b b"]:
@@ -93,20 +91,25 @@ def assign(cost: Float[np.ndarray, "b b"]) -> Int[np.ndarray, " b"]:
 
 def independent(config: Config, images: Images, source: NoiseSource) -> Independent:
     """See `Independent`."""
-    return Independent()
+    return Independent(source)
 
 
 def assignment(config: Config, images: Images, source: NoiseSource) -> Assignment:
     """See `Assignment`."""
-    return Assignment()
+    return Assignment(source)
 
 
 def component(config: Config, images: Images, source: NoiseSource) -> Component:
-    """See `Component`; the responsibilities of all images are computed here, once."""
-    assert isinstance(source, Mixture)
+    """See `Component`; the responsibilities of all images are computed here, once. Raises InputError for a source that
+    has no components."""
+    if not isinstance(source, Mixture):
+        raise InputError(
+            "--coupling component draws from a mixture as it was fitted: give --source mle or a run folder of "
+            "jgmm.fit, and leave out --norm-align."
+        )
     views = [images.pixels, images.pixels[:, :, ::-1]] if config.flips else [images.pixels]
     shares = np.stack([scores(source.params, view).responsibilities for view in views])
-    return Component(jnp.log(jnp.maximum(shares, SMALLEST)), config.rho)
+    return Component(source, jnp.log(jnp.maximum(shares, SMALLEST)), config.rho)
 
 
 COUPLINGS: dict[str, Callable[[Config, Images, NoiseSource], Coupling]] = {
@@ -114,3 +117,11 @@ COUPLINGS: dict[str, Callable[[Config, Images, NoiseSource], Coupling]] = {
     "ot": assignment,
     "component": component,
 }
+
+
+def build(config: Config, images: Images, source: NoiseSource) -> Coupling:
+    """The coupling that the options ask for. Raises InputError for a source it cannot use, and a useless --rho."""
+    coupling = COUPLINGS[config.coupling](config, images, source)
+    used = config.rho == 0 or isinstance(coupling, Component)
+    check(used, f"--rho is of --coupling component, got --coupling {config.coupling}.")
+    return coupling

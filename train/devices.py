@@ -67,13 +67,3 @@ def of_state(devices: Mesh, state: Any, fsdp: bool) -> Any:
 def spread(index: Int[np.ndarray, " b"], devices: Mesh) -> Array:
     """A vector that every process knows, cut over all devices."""
     return jax.make_array_from_callback(index.shape, over_rows(devices), lambda part: index[part])
-
-
-def copy(tree: Any, devices: Mesh) -> Any:
-    """A pytree that every process knows, copied to all devices."""
-
-    def one(leaf: Any) -> Array:
-        value = np.asarray(leaf)
-        return jax.make_array_from_callback(value.shape, replicated(devices), lambda part: value[part])
-
-    return jax.tree.map(one, tree)

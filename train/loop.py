@@ -56,8 +56,8 @@ def _train(config: Config, stop: "_Signal") -> None:
 
     state = steps.begin(config, parameters)
     places = devices.of_state(mesh, state, config.fsdp)
-    everything = devices.copy(problem.world, mesh)
     everywhere = devices.replicated(mesh)
+    everything = jax.device_put(problem.world, everywhere)
     advance = jax.jit(steps.make_step(config, structure), donate_argnums=0, out_shardings=(places, everywhere))
     cost = jax.jit(steps.make_cost(config), out_shardings=everywhere)
     noise = _fixed_noise(config, everything)
@@ -67,7 +67,7 @@ def _train(config: Config, stop: "_Signal") -> None:
             state = saved.load(abstract(state, places))
             print(f"resuming after step {int(state.step)}")
         else:
-            state = jax.tree.map(lambda a, s: jax.device_put(a, s), state, places)
+            state = jax.device_put(state, places)
         at, seen = int(state.step), []
         records = Records(folder, config.batch_size, at, config.steps)
         stopped = False
@@ -117,7 +117,7 @@ def _check_finite(state: State, folder: Path) -> None:
 def _fixed_noise(config: Config, everything: World) -> jax.Array:
     """x0 of the grids: the same at every step."""
     key = jax.random.fold_in(jax.random.key(config.seed), 2**31 - 2)
-    return everything.source.draw(key, config.n_samples)
+    return everything.coupling.source.draw(key, config.n_samples)
 
 
 def _draw(

@@ -1,8 +1,8 @@
 """Where x0 comes from. A source is a pytree with `draw(key, n) -> [n, H, W, C]`, in the space of the flow."""
 
 import abc
-from dataclasses import field, replace
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import field
 from typing import Any
 
 import jax
@@ -14,14 +14,14 @@ import jgmm
 from jgmm import checkpoint, pca
 from jgmm.checks import check
 from jgmm.covariance.diag import Diag
-from jgmm.data import Images, to_features
+from jgmm.data import Images, rescale
 from jgmm.data.images import CELL_VARIANCE, STEP
 from jgmm.mixture import GMM
 from jgmm.products import matmul
-from jgmm.source import normalize
+from jgmm.source import normalize, unnormalised
 from jgmm.types import pytree
 from train.config import Config
-from train.spaces import Pixel, Space
+from train.spaces import Space
 
 # Draws that the mean norm of a source is estimated from.
 DRAWS = 8192
@@ -112,14 +112,38 @@ class Pruned:
         return jnp.asarray(found)
 
 
+def gaussian(config: Config, images: Images, space: Space) -> Gaussian:
+    """See `Gaussian`."""
+    return Gaussian(images.shape)
+
+
+def mle(config: Config, images: Images, space: Space) -> Mixture:
+    """One Gaussian with the mean and the full covariance of the images, which are normal along principal components."""
+    rows = images.pixels.reshape(len(images), -1)
+    rotation, _ = pca.fit(rows, scale=STEP, shift=-1.0, floor=CELL_VARIANCE)
+    gmm = GMM(jnp.zeros(1), jnp.zeros((1, rotation.n_codes)), Diag.identity(1, rotation.n_codes))
+    return Mixture(space.prepare(normalize(unnormalised(gmm, rotation, images.shape))), space)
+
+
+def fitted(config: Config, images: Images, space: Space) -> Mixture:
+    """The mixture of a run folder. Raises InputError for images of another shape, and one computed in float64."""
+    theirs = checkpoint.read_config(config.source)["source"]
+    shape = tuple(theirs["shape"])
+    check(
+        shape == images.shape, f"--source {config.source} models images of shape {shape}, the data have {images.shape}."
+    )
+    single = theirs["dtype"] == "float32"
+    check(single, f"--source {config.source} was computed in float64: fit it with --dtype float32.")
+    return Mixture(space.prepare(checkpoint.load(config.source)), space)
+
+
+# Any other name is that of a run folder.
+SOURCES: dict[str, Callable[[Config, Images, Space], NoiseSource]] = {"gaussian": gaussian, "mle": mle}
+
+
 def build(config: Config, images: Images, space: Space) -> NoiseSource:
-    """The source that the options ask for. Raises InputError for a run of images of another shape."""
-    if config.source == "gaussian":
-        source: NoiseSource = Gaussian(images.shape)
-    else:
-        params = _mle(images) if config.source == "mle" else _load(Path(config.source), images.shape)
-        # Whitening takes pixels; on pixels the flow starts from normalised images.
-        source = Mixture(params if isinstance(space, Pixel) else normalize(params, "none"), space)
+    """The source that the options ask for. Raises InputError as `fitted`."""
+    source = SOURCES.get(config.source, fitted)(config, images, space)
     return align(source, images, space) if config.norm_align else source
 
 
@@ -131,7 +155,7 @@ def align(source: NoiseSource, images: Images, space: Space) -> Scaled:
         return jnp.linalg.norm(space.of_pixels(x).reshape(x.shape[0], -1), axis=1)
 
     chunks = np.array_split(images.pixels, -(-len(images) // DRAWS))
-    of_images = np.concatenate([norms(to_features(c).reshape(c.shape)) for c in chunks]).mean(dtype=np.float64)
+    of_images = np.concatenate([norms(rescale(part)) for part in chunks]).mean(dtype=np.float64)
     drawn = source.draw(jax.random.key(0), DRAWS)
     of_draws = np.asarray(jnp.linalg.norm(drawn.reshape(DRAWS, -1), axis=1)).mean(dtype=np.float64)
     return Scaled(source, jnp.asarray(of_images / of_draws, jnp.float32))
@@ -143,35 +167,13 @@ def prune(source: NoiseSource, images: Images, space: Space) -> Pruned:
     Axes are the principal directions, and their opposites, of images of unit norm and their mirror images; those with
     which no image has a cosine above 0.01 are sparse (arXiv 2512.18184, with the paper's definition).
     """
-    both = images.with_mirror_images()
-    x = np.concatenate([space.of_pixels(jnp.asarray(_pixels(part))) for part in np.array_split(both.pixels, 32)])
+    parts = np.array_split(images.with_mirror_images().pixels, 32)
+    x = np.concatenate([space.of_pixels(jnp.asarray(rescale(part))) for part in parts])
     unit = x.reshape(len(x), -1)
-    unit = unit / np.linalg.norm(unit, axis=1, keepdims=True)
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
     _, covariance = pca.covariance(unit)
     axes = np.linalg.eigh(covariance)[1].T.astype(np.float32)
-    axes = np.concatenate([axes, -axes])
-    cosine = unit @ axes.T
-    return Pruned(source, jnp.asarray(axes[cosine.max(axis=0) <= SPARSE]))
-
-
-def _pixels(pixels: np.ndarray) -> np.ndarray:
-    return to_features(pixels).reshape(pixels.shape)
-
-
-def _mle(images: Images) -> jgmm.Source:
-    """One Gaussian with the mean and the full covariance of the images, which are normal along principal components."""
-    rows = images.pixels.reshape(len(images), -1)
-    rotation, _ = pca.fit(rows, scale=STEP, shift=-1.0, floor=CELL_VARIANCE)
-    gmm = GMM(jnp.zeros(1), jnp.zeros((1, rotation.n_codes)), Diag(jnp.ones((1, rotation.n_codes))))
-    ones = jnp.ones((1,) * len(images.shape))
-    return normalize(jgmm.Source(gmm, rotation, jnp.zeros_like(ones), ones, images.shape))
-
-
-def _load(path: Path, shape: tuple[int, ...]) -> jgmm.Source:
-    config = checkpoint.read_config(path)
-    theirs = tuple(config["source"]["shape"])
-    check(theirs == shape, f"--source {path} models images of shape {theirs}, the data have {shape}.")
-    single = config["source"]["dtype"] == "float32"
-    check(single, f"--source {path} was computed in float64: fit it with --dtype float32.")
-    params = checkpoint.load(path)
-    return replace(params, mean=jnp.asarray(params.mean), std=jnp.asarray(params.std))
+    cosines = [part @ axes.T for part in np.array_split(unit, 32)]
+    largest = np.max([c.max(axis=0) for c in cosines], axis=0)
+    least = np.min([c.min(axis=0) for c in cosines], axis=0)
+    return Pruned(source, jnp.asarray(np.concatenate([axes[largest <= SPARSE], -axes[-least <= SPARSE]])))

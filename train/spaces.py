@@ -11,10 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+import jgmm
 from jgmm import pca
 from jgmm.data import Images
 from jgmm.data.images import STEP
 from jgmm.products import matmul
+from jgmm.source import normalize
 from jgmm.types import pytree
 
 
@@ -29,6 +31,10 @@ class Space(abc.ABC):
     def to_pixels(self, x: Float[Array, "b ..."]) -> Float[Array, "b ..."]:
         """And back."""
 
+    @abc.abstractmethod
+    def prepare(self, params: jgmm.Source) -> jgmm.Source:
+        """A fitted mixture whose draws `of_pixels` makes the x0 of this space."""
+
 
 @pytree
 class Pixel(Space):
@@ -39,6 +45,9 @@ class Pixel(Space):
 
     def to_pixels(self, x: Float[Array, "b ..."]) -> Float[Array, "b ..."]:
         return x
+
+    def prepare(self, params: jgmm.Source) -> jgmm.Source:
+        return params  # here the flow starts from normalised images
 
 
 @pytree
@@ -54,6 +63,9 @@ class Zca(Space):
 
     def to_pixels(self, x: Float[Array, "b ..."]) -> Float[Array, "b ..."]:
         return (matmul(x.reshape(x.shape[0], -1), self.colour) + self.mean[None]).reshape(x.shape)
+
+    def prepare(self, params: jgmm.Source) -> jgmm.Source:
+        return normalize(params, "none")
 
 
 def pixel(images: Images, epsilon: float) -> Pixel:

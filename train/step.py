@@ -16,7 +16,6 @@ from jgmm.types import pytree
 from train.batches import Batch, take
 from train.config import Config
 from train.couplings import Coupling, squared_distances
-from train.sources import NoiseSource
 from train.spaces import Space
 
 
@@ -44,7 +43,6 @@ class World(NamedTuple):
     pixels: Array
     labels: Int[Array, " n"] | None
     space: Space
-    source: NoiseSource
     coupling: Coupling
 
 
@@ -107,7 +105,7 @@ def make_cost(config: Config) -> Callable[[World, Int[Array, ""], Int[Array, " b
     def cost(world: World, step: Int[Array, ""], index: Int[Array, " b"]) -> Float[Array, "b b"]:
         keys = keys_of(config.seed, step)
         images = batch_of(config, world, keys, index).images
-        return squared_distances(world.source.draw(keys.coupling, index.shape[0]), images)
+        return squared_distances(world.coupling.source.draw(keys.coupling, index.shape[0]), images)
 
     return cost
 
@@ -123,7 +121,7 @@ def make_step(
     ) -> tuple[State, dict[str, Array]]:
         keys = keys_of(config.seed, state.step)
         batch = batch_of(config, world, keys, index)
-        x0 = world.coupling.x0(keys.coupling, world.source, batch, order)
+        x0 = world.coupling.x0(keys.coupling, batch, order)
         t = draw_times(keys.times, index.shape[0], config.times)
         labels = _withheld(keys.labels, batch.labels, config)
 

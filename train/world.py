@@ -55,11 +55,10 @@ def build(config: Config) -> Problem:
     )
     check(len(images) >= config.batch_size, f"{len(images)} images are fewer than --batch-size {config.batch_size}.")
     space = spaces.SPACES[config.space](images, config.zca_epsilon)
-    source = sources.build(config, images, space)
-    coupling = couplings.COUPLINGS[config.coupling](config, images, source)
+    coupling = couplings.build(config, images, sources.build(config, images, space))
     labels = None if images.labels is None else jnp.asarray(images.labels, jnp.int32)
     classes = int(np.max(images.labels)) + 1 if config.conditional and images.labels is not None else 0
-    return Problem(images, classes, World(jnp.asarray(images.pixels), labels, space, source, coupling))
+    return Problem(images, classes, World(jnp.asarray(images.pixels), labels, space, coupling))
 
 
 def network(config: Config, shape: tuple[int, ...], classes: int) -> UNet:
