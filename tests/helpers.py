@@ -10,9 +10,21 @@ from scipy.stats import multivariate_normal
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 
+from jgmm import cli
 from jgmm.covariance.base import Prior
 from jgmm.mixture import GMM
 from jgmm.tables import COVARIANCES
+
+
+def run(main, *args):
+    """Run a command in this process; returns its exit code."""
+    try:
+        cli.run(lambda: main([str(a) for a in args]))
+    except SystemExit as exit:
+        return exit.code
+    finally:
+        jax.config.update("jax_enable_x64", False)
+    return 0
 
 
 def random_mixture(rng: np.random.Generator, name: str, k: int = 3, d: int = 4, dtype: str = "float64") -> GMM:

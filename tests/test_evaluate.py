@@ -5,28 +5,21 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from helpers import run
 from matplotlib.image import imread
 
 import jgmm
-from jgmm import anomalies, cli, complete, evaluate, fit, scores, source
+from jgmm import anomalies, complete, evaluate, fit, scores, source
 from jgmm.checks import InputError
 from jgmm.data import load, to_features
 from jgmm.data.resize import resize
-
-
-def run(command, *args):
-    try:
-        cli.run(lambda: command.main([str(a) for a in args]))
-    except SystemExit as exit:
-        return exit.code
-    return 0
 
 
 @pytest.fixture(scope="module")
 def digits_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "digits"
     args = ["--dataset", "digits", "--k", "10", "--max-iter", "10", "--holdout", "0.1", "--dequantize"]
-    assert run(fit, *args, "--out", folder) == 0
+    assert run(fit.main, *args, "--out", folder) == 0
     return folder
 
 
@@ -50,7 +43,7 @@ def test_evaluate_the_run_on_what_was_kept_out(digits_run, held_out, capsys, tmp
     np.save(tmp_path / "own.npy", held_out.pixels[:20])
     against = ["--against", "photos", tmp_path / "own.npy"]
     args = ["--quantile", "0.1", "--two-sided", *against, "--out", tmp_path / "e"]
-    assert run(evaluate, digits_run, *args) == 0
+    assert run(evaluate.main, digits_run, *args) == 0
     printed = capsys.readouterr().out
     assert "photos: resized from (32, 32, 3) to (8, 8, 1)" in printed
     summary = json.loads((tmp_path / "e" / "evaluation.json").read_text())
@@ -88,7 +81,7 @@ def test_limits_are_quantiles_of_the_training_data(rng):
 def test_complete_halves(digits_run, capsys, tmp_path):
     for known, draws in (("left", 1),):
         out = tmp_path / f"{known}.png"
-        assert run(complete, digits_run, "--n", "100", "--draws", draws, "--known", known, "--out", out) == 0
+        assert run(complete.main, digits_run, "--n", "100", "--draws", draws, "--known", known, "--out", out) == 0
         words = capsys.readouterr().out.replace(";", ",").split()
         missed, blind = float(words[words.index("mean:") + 1]), float(words[words.index("known,") + 1])
         assert missed < 0.9 * blind
@@ -111,7 +104,7 @@ def test_images_of_another_size(rng):
 
 def test_bad_input_is_refused(digits_run, capsys, tmp_path):
     np.save(tmp_path / "wide.npy", np.zeros((5, 9, 9, 1), np.uint8))
-    assert run(fit, "--dataset", "digits", "--k", "2", "--max-iter", "2", "--n-pca", "5", "--residual", "none",
+    assert run(fit.main, "--dataset", "digits", "--k", "2", "--max-iter", "2", "--n-pca", "5", "--residual", "none",
                "--out", tmp_path / "bare") == 0  # fmt: skip
     capsys.readouterr()
     for command, args, message in (
@@ -127,6 +120,6 @@ def test_bad_input_is_refused(digits_run, capsys, tmp_path):
         (complete, [digits_run, "--dataset", "photos"], "the run models images of (8, 8, 1)"),
         (complete, [tmp_path / "bare"], "no density over pixels"),
     ):
-        assert run(command, *args) == 2
+        assert run(command.main, *args) == 2
         assert message in " ".join(capsys.readouterr().err.replace("│", " ").split()), args
     assert not (digits_run / "evaluation").exists()

@@ -12,37 +12,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import fit_by_sklearn
+from helpers import fit_by_sklearn, run
 from matplotlib.image import imread
 
 import jgmm
-from jgmm import checkpoint, cli, fit, generate, source
+from jgmm import checkpoint, fit, generate, source
 from jgmm.data import load, to_features
 
 SMALL = ["--dataset", "digits", "--k", "5", "--max-iter", "8"]
 
 
-def run_fit(*args):
-    """Run the command in this process; returns its exit code."""
-    try:
-        cli.run(lambda: fit.main([str(a) for a in args]))
-    except SystemExit as exit:
-        return exit.code
-    finally:
-        jax.config.update("jax_enable_x64", False)
-    return 0
-
-
 def refused(capsys, *args):
     """The message of a refused command, which must exit with 2."""
-    assert run_fit(*args) == 2
+    assert run(fit.main, *args) == 2
     return " ".join(capsys.readouterr().err.replace("│", " ").split())
 
 
 @pytest.fixture(scope="module")
 def digits_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "digits"
-    assert run_fit(*SMALL, "--holdout", "0.1", "--out", folder) == 0
+    assert run(fit.main, *SMALL, "--holdout", "0.1", "--out", folder) == 0
     return folder
 
 
@@ -78,7 +67,7 @@ def test_the_run_loads_and_its_numbers_are_those_reported(digits_run):
 
 
 def test_the_same_command_gives_the_same_bits(digits_run, tmp_path):
-    assert run_fit(*SMALL, "--holdout", "0.1", "--out", tmp_path / "again") == 0
+    assert run(fit.main, *SMALL, "--holdout", "0.1", "--out", tmp_path / "again") == 0
     for a, b in zip(*(jax.tree.leaves(jgmm.load(p)) for p in (digits_run, tmp_path / "again")), strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -98,14 +87,14 @@ def test_the_reference_names_and_maximum_likelihood_equal_scikit_learn(tmp_path)
     args += ["--data_root", tmp_path, "--n_stat_samples", 500, "--batch_size", 128, "--random_state", 7]
     args += ["--dataset", "digits", "--prior-strength", 0, "--dtype", "float64", "--reg-covar", 1e-3]
     args += ["--tol", 0, "--init", "random", "--max-iter"]
-    assert run_fit(*args, 1) == 0
+    assert run(fit.main, *args, 1) == 0
     jax.config.update("jax_enable_x64", True)
     try:
         start = jgmm.load(tmp_path / "run").gmm
         x = to_features(load("digits").pixels, np.float64)
         theirs = fit_by_sklearn(start, "full", x, 4, reg_covar=1e-3)
         args[args.index(tmp_path / "run")] = tmp_path / "longer"
-        assert run_fit(*args, 5) == 0
+        assert run(fit.main, *args, 5) == 0
         jax.config.update("jax_enable_x64", True)
         ours = jgmm.load(tmp_path / "longer").gmm
         np.testing.assert_allclose(ours.means, theirs.means_, rtol=1e-6, atol=1e-8)
@@ -116,10 +105,10 @@ def test_the_reference_names_and_maximum_likelihood_equal_scikit_learn(tmp_path)
 
 def test_own_vectors_mirror_images_and_starting_from_a_run(digits_run, tmp_path, rng):
     np.save(tmp_path / "blobs.npy", rng.normal(size=(300, 2)) + 6 * (np.arange(300) % 3)[:, None])
-    assert run_fit("--data", tmp_path / "blobs.npy", "--k", 3, "--out", tmp_path / "blobs") == 0
+    assert run(fit.main, "--data", tmp_path / "blobs.npy", "--k", 3, "--out", tmp_path / "blobs") == 0
     assert jgmm.sample(jax.random.key(0), jgmm.load(tmp_path / "blobs"), 4).shape == (4, 2)
     options = ["--init-from", digits_run, "--augmentation", "--covariance-type", "tied-diag"]
-    assert run_fit(*SMALL, *options, "--out", tmp_path / "mirrored") == 0
+    assert run(fit.main, *SMALL, *options, "--out", tmp_path / "mirrored") == 0
     assert checkpoint.read_config(tmp_path / "mirrored")["data"]["train_examples"] == 2 * 1797
     ours, theirs = jgmm.load(tmp_path / "mirrored"), jgmm.load(digits_run)
     np.testing.assert_array_equal(ours.rotation.components, theirs.rotation.components)
@@ -127,14 +116,14 @@ def test_own_vectors_mirror_images_and_starting_from_a_run(digits_run, tmp_path,
 
 def test_dequantised_fits_code_better(digits_run, tmp_path):
     """Bits per dimension suppose the noise; a fit that has seen it cannot do worse on the images it was fitted to."""
-    assert run_fit(*SMALL, "--holdout", "0.1", "--dequantize", "--out", tmp_path / "run") == 0
+    assert run(fit.main, *SMALL, "--holdout", "0.1", "--dequantize", "--out", tmp_path / "run") == 0
     bits = [checkpoint.read_config(p)["summary"]["bits_per_dim_train"] for p in (tmp_path / "run", digits_run)]
     assert bits[0] < bits[1]
     assert jgmm.load(tmp_path / "run").rotation.n_codes == 64  # the noise fills the constant pixels
 
 
 def test_projection_without_residual(tmp_path):
-    assert run_fit(*SMALL, "--n-pca", 10, "--residual", "none", "--out", tmp_path / "run") == 0
+    assert run(fit.main, *SMALL, "--n-pca", 10, "--residual", "none", "--out", tmp_path / "run") == 0
     summary = checkpoint.read_config(tmp_path / "run")["summary"]
     assert "log_likelihood_of_codes" in summary
     assert "bits_per_dim_train" not in summary
@@ -152,8 +141,8 @@ def test_a_full_disk_loses_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(checkpoint, "save_arrays", full_disk)
     assert "No space left" in refused(capsys, *SMALL, "--out", tmp_path / "run")
     monkeypatch.undo()
-    assert run_fit("--out", tmp_path / "run", "--resume") == 0
-    assert run_fit(*SMALL, "--out", tmp_path / "whole") == 0
+    assert run(fit.main, "--out", tmp_path / "run", "--resume") == 0
+    assert run(fit.main, *SMALL, "--out", tmp_path / "whole") == 0
     for a, b in zip(*(jax.tree.leaves(jgmm.load(tmp_path / n)) for n in ("run", "whole")), strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -172,9 +161,7 @@ def test_generate(digits_run, tmp_path, capsys):
         (["--out", str(tmp_path / "no" / "where.png")], "cannot write"),
         (["--out", "grid.txt"], "--out expects a name ending in .png"),
     ):
-        with pytest.raises(SystemExit) as exit:
-            cli.run(lambda bad=bad: generate.main([str(digits_run), *bad]))
-        assert exit.value.code == 2
+        assert run(generate.main, digits_run, *bad) == 2
         assert message in capsys.readouterr().err
 
 
@@ -200,7 +187,7 @@ def test_generate(digits_run, tmp_path, capsys):
     ],
 )
 def test_bad_options_are_refused_and_nothing_is_written(args, message, capsys, tmp_path):
-    assert run_fit(*SMALL, *args, "--out", tmp_path / "run") == 2
+    assert run(fit.main, *SMALL, *args, "--out", tmp_path / "run") == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
     assert lines[0].startswith("error: ")

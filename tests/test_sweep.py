@@ -7,23 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import fit_by_sklearn, random_mixture
+from helpers import fit_by_sklearn, random_mixture, run
 from matplotlib.image import imread
 
 import jgmm
-from jgmm import cli, em, restarts, selection, sweep
+from jgmm import em, restarts, selection, sweep
 from jgmm.covariance.base import Prior
 from jgmm.unconstrained import n_parameters
 
 SMALL = ["--dataset", "digits", "--n-pca", "6", "--max-iter", "15"]
-
-
-def run(*args):
-    try:
-        cli.run(lambda: sweep.main([str(a) for a in args]))
-    except SystemExit as exit:
-        return exit.code
-    return 0
 
 
 @pytest.mark.usefixtures("x64")
@@ -41,7 +33,7 @@ def test_criteria_are_those_of_scikit_learn(family, rng):
 def swept(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sweep") / "digits"
     args = [*SMALL, "--k", "4", "--covariance-type", "full", "tied-diag", "--n-init", "3", "--out", folder]
-    assert run(*args) == 0
+    assert run(sweep.main, *args) == 0
     return folder
 
 
@@ -72,7 +64,7 @@ def test_bad_sweeps_are_refused(swept, capsys, tmp_path):
         (["--out", swept], "already holds a sweep"),
         (["--holdout", "0.0001"], "is none"),
     ):
-        assert run(*SMALL, "--out", tmp_path / "s", *args) == 2
+        assert run(sweep.main, *SMALL, "--out", tmp_path / "s", *args) == 2
         assert message in " ".join(capsys.readouterr().err.split())
         assert not (tmp_path / "s").exists()
 

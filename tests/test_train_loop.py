@@ -17,12 +17,12 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from helpers import run
 from matplotlib.image import imread
 
-from jgmm import cli
 from jgmm import interpolant as ip
 from train import __main__ as command
-from train import batches, config, devices, loop, sample, world
+from train import batches, config, devices, runs, sample, world
 from train import step as steps
 from train.checkpoints import Checkpoints, abstract
 
@@ -30,14 +30,6 @@ SMALL = ["--preset", "tiny", "--dataset", "digits", "--base", "8", "--multiplier
 SMALL += ["--log-every", "2", "--save-every", "4", "--sample-every", "100", "--n-samples", "4", "--nfe", "2"]
 # The same on one device, in a process of its own.
 ALONE = {**os.environ, "XLA_FLAGS": "", "JAX_NUM_CPU_DEVICES": "1"}
-
-
-def run(main, *args):
-    try:
-        cli.run(lambda: main([str(a) for a in args]))
-    except SystemExit as exit:
-        return exit.code
-    return 0
 
 
 def started(*args, **variables):
@@ -63,8 +55,8 @@ def last_step(folder):
 
 def arrays(folder, step):
     """All leaves of the state that was saved."""
-    kept = loop.kept_config(folder)
-    content = loop.read_run(folder)
+    kept = runs.kept_config(folder)
+    content = runs.read(folder)
     structure = nnx.eval_shape(lambda: world.network(kept, tuple(content["shape"]), content["classes"]))
     target = jax.eval_shape(lambda p: steps.begin(kept, p), nnx.split(structure)[1])
     with Checkpoints(folder) as saved:
@@ -86,7 +78,7 @@ def test_a_run_folder_holds_everything(whole):
     assert [json.loads(line)["step"] for line in (whole / "metrics.jsonl").read_text().splitlines()] == list(
         range(2, 13, 2)
     )
-    assert "EMA" in loop.read_run(whole)["samples_from"]
+    assert "EMA" in runs.read(whole)["samples_from"]
     with Checkpoints(whole, 2) as saved:
         assert saved.steps == [8, 12]
     assert imread(whole / "samples-0000012.png").std() > 0.05
@@ -232,7 +224,7 @@ def test_bad_input_is_refused(whole, tmp_path, capsys):
 
 
 def test_a_checkpoint_of_another_network_is_named(whole, tmp_path, capsys):
-    content = loop.read_run(whole)
+    content = runs.read(whole)
     other = tmp_path / "other"
     other.mkdir()
     (other / "checkpoints").symlink_to(whole / "checkpoints")

@@ -18,11 +18,11 @@ def main(args: Sequence[str] | None = None) -> None:
     if options.distributed:
         devices.join()
 
-    from train import loop
+    from train import loop, runs
 
     cli.compile_once()
     if options.resume:
-        options = config.resumed(args, loop.kept_config(options.run_folder))
+        options = config.resumed(args, runs.kept_config(options.run_folder))
         options.check()
     loop.train(options)
 

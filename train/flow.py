@@ -9,24 +9,24 @@ from flax import nnx
 
 from jgmm.checks import check
 from jgmm.data import Images
-from train import devices, sources, spaces, world
+from train import devices, runs, sources, spaces, world
 from train import step as steps
 from train.checkpoints import Checkpoints, abstract
-from train.loop import kept_config, read_run
 from train.sources import NoiseSource
 from train.spaces import Space
-from train.unet import UNet
 
 
 class Flow(NamedTuple):
-    """x0 from `source`, along `model(t, x, labels)`, in `space`.
+    """x0 from `source`, along the velocity of the network (structure and parameters, as `nnx.split` gives them), in
+    `space`.
 
     Fields:
         images: the data it was trained on.
         classes: how many labels it knows; 0 for an unconditional flow.
     """
 
-    model: UNet
+    structure: nnx.GraphDef
+    parameters: nnx.State
     source: NoiseSource
     space: Space
     images: Images
@@ -39,7 +39,7 @@ def load(run: Path, parameters: str = "average", step: int | None = None, data_d
     Raises InputError if the folder holds none, the data are no longer those it was trained on, or the checkpoint is of
     another network.
     """
-    content, config = read_run(run), kept_config(run)
+    content, config = runs.read(run), runs.kept_config(run)
     config = replace(config, data_dir=data_dir or config.data_dir)
     images = world.load_images(config)
     check(
@@ -53,4 +53,5 @@ def load(run: Path, parameters: str = "average", step: int | None = None, data_d
     with Checkpoints(run, config.keep_last, config.keep_every) as saved:
         state = saved.load(abstract(target, places), step)
     chosen = state.average if parameters == "average" else state.parameters
-    return Flow(nnx.merge(structure, chosen), sources.build(config, images, space), space, images, content["classes"])
+    source = sources.build(config, images, space)
+    return Flow(structure, chosen, source, space, images, content["classes"])

@@ -1,8 +1,6 @@
 """The training, from top to bottom."""
 
-import json
 import signal
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +10,18 @@ import numpy as np
 from flax import nnx
 from jax.experimental import multihost_utils
 
-from jgmm import checkpoint, figures
-from jgmm.checks import InputError, check
+from jgmm import figures
+from jgmm.checks import InputError
 from jgmm.inputs import check_free
-from train import couplings, devices, world
+from train import couplings, devices, runs, world
 from train import step as steps
 from train.batches import indices
 from train.checkpoints import Checkpoints, abstract
 from train.config import Config
 from train.records import Records
-from train.sampler import check_solver, guided, solve
+from train.sampler import check_solver, images
 from train.step import State, World
 from train.unet import n_parameters
-
-CONFIG = "config.json"
-KIND = "jgmm.flow"
 
 
 def train(config: Config) -> None:
@@ -48,11 +43,11 @@ def _train(config: Config, stop: "_Signal") -> None:
     problem = world.build(config)
     model = world.network(config, problem.images.shape, problem.classes)
     structure, parameters = nnx.split(model)
-    images = problem.images
-    print(f"{images.name}: {len(images):,} images of {images.shape} from {images.location}")
+    data = problem.images
+    print(f"{data.name}: {len(data):,} images of {data.shape} from {data.location}")
     where = f"{jax.device_count()} device(s), {jax.devices()[0].device_kind}, of {jax.process_count()} process(es)"
     print(f"{n_parameters(model):,} parameters; {where}")
-    _open(folder, config, problem)
+    runs.begin(config, problem)
 
     state = steps.begin(config, parameters)
     places = devices.of_state(mesh, state, config.fsdp)
@@ -60,7 +55,9 @@ def _train(config: Config, stop: "_Signal") -> None:
     everything = jax.device_put(problem.world, everywhere)
     advance = jax.jit(steps.make_step(config, structure), donate_argnums=0, out_shardings=(places, everywhere))
     cost = jax.jit(steps.make_cost(config), out_shardings=everywhere)
+    draw = jax.jit(images, static_argnames=("structure", "solver", "nfe"), out_shardings=everywhere)
     noise = _fixed_noise(config, everything)
+    labels = jnp.arange(config.n_samples, dtype=jnp.int32) % problem.classes if problem.classes else None
 
     with Checkpoints(folder, config.keep_last, config.keep_every) as saved:
         if saved.steps and config.resume:
@@ -72,7 +69,7 @@ def _train(config: Config, stop: "_Signal") -> None:
         records = Records(folder, config.batch_size, at, config.steps)
         stopped = False
         while at < config.steps and not stopped:
-            index = devices.spread(indices(config.seed, at, len(images), config.batch_size), mesh)
+            index = devices.spread(indices(config.seed, at, len(data), config.batch_size), mesh)
             order = None
             if problem.world.coupling.assigned:
                 found = couplings.assign(np.asarray(cost(everything, jnp.array(at), index)))
@@ -89,8 +86,8 @@ def _train(config: Config, stop: "_Signal") -> None:
                 _check_finite(state, folder)
                 saved.save(at, state)
             if at % config.sample_every == 0 or last:
-                grid = _draw(config, structure, state.average, everything, noise, problem)
-                records.picture(at, _write_grid(folder / f"samples-{at:07d}.png", grid))
+                grid = draw(structure, state.average, everything.space, noise, labels, config.solver, config.nfe).x
+                records.picture(at, _write_grid(folder / f"samples-{at:07d}.png", np.asarray(grid)))
                 records.resume_clock()
             stopped = stop.agreed(at % config.log_every == 0)
         if stopped:
@@ -120,75 +117,10 @@ def _fixed_noise(config: Config, everything: World) -> jax.Array:
     return everything.coupling.source.draw(key, config.n_samples)
 
 
-def _draw(
-    config: Config,
-    structure: nnx.GraphDef,
-    average: nnx.State,
-    everything: World,
-    noise: jax.Array,
-    problem: world.Problem,
-) -> np.ndarray:
-    """Pixels in [-1, 1] of the grid, with the averaged parameters."""
-    labels = jnp.arange(config.n_samples, dtype=jnp.int32) % problem.classes if problem.classes else None
-    return np.asarray(_solved(structure, average, everything, noise, labels, config.solver, config.nfe))
-
-
-@jax.jit(static_argnames=("structure", "solver", "nfe"))
-def _solved(
-    structure: nnx.GraphDef,
-    average: nnx.State,
-    everything: World,
-    noise: jax.Array,
-    labels: jax.Array | None,
-    solver: str,
-    nfe: int,
-) -> jax.Array:
-    velocity = guided(nnx.merge(structure, average), labels, 1.0)
-    return everything.space.to_pixels(solve(velocity, noise, solver, nfe).x)
-
-
 def _write_grid(path: Path, pixels: np.ndarray) -> np.ndarray:
     if jax.process_index() == 0:
         figures.sample_grid(path, pixels)
     return figures.tile(pixels, int(np.ceil(np.sqrt(len(pixels)))))
-
-
-def _open(folder: Path, config: Config, problem: world.Problem) -> None:
-    """Write what the run is, and that its samples and metrics are those of averaged parameters."""
-    if config.resume or jax.process_index() > 0:
-        return
-    content = {
-        "kind": KIND,
-        "config": config.to_json(),
-        "shape": list(problem.images.shape),
-        "classes": problem.classes,
-        "data_sha256": problem.images.sha256,
-        "samples_from": "the averaged parameters (EMA)",
-        "versions": checkpoint.versions(),
-    }
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        checkpoint.write_json(folder / CONFIG, content)
-    except OSError as error:
-        raise InputError(f"cannot write to {folder}: {error}") from error
-
-
-def read_run(folder: Path) -> dict[str, Any]:
-    """The config.json of a training. Raises InputError if there is none."""
-    path = folder / CONFIG
-    check(path.is_file(), f"no training at {folder}: expected a folder written by `python -m train`.")
-    try:
-        content = json.loads(path.read_text())
-    except ValueError as error:
-        raise InputError(f"{path} is not valid JSON ({error}): the run is damaged.") from error
-    kind = content.get("kind") if isinstance(content, dict) else None
-    check(kind == KIND, f"{folder} holds a run of another kind ({kind!r}): expected one of `python -m train`.")
-    return content
-
-
-def kept_config(folder: Path) -> Config:
-    """The options of a training that is there, to go on with."""
-    return replace(Config.from_json(read_run(folder)["config"]), out=folder)
 
 
 class _Signal:

@@ -54,10 +54,8 @@ def main(args: Sequence[str] | None = None) -> None:
     options = cli.parse(Options, prog="python -m train.sample", args=args)
     check(options.n >= 1, f"--n must be at least 1, got {options.n}.")
     check(options.batch_size >= 1, f"--batch-size must be at least 1, got {options.batch_size}.")
-    kinds = (".png", ".jpg", ".jpeg")
-    for name, path in (("out", options.out), ("trajectory", options.trajectory)):
-        fits = path is None or path.suffix.lower() in kinds
-        check(fits, f"--{name} expects a name ending in {', '.join(kinds)}, got {path}.")
+    cli.check_picture("--out", options.out)
+    cli.check_picture("--trajectory", options.trajectory)
 
     from train.sampler import check_solver
 
@@ -74,27 +72,28 @@ def _run(options: Options) -> None:
     from jgmm import figures
     from train import sources
     from train.flow import load
-    from train.sampler import guided, solve
+    from train.sampler import images
 
     flow = load(options.run, options.parameters, options.step, options.data_dir)
     labels = _labels(options, flow.classes)
     source = sources.prune(flow.source, flow.images, flow.space) if options.prune else flow.source
     key = jax.random.key(options.seed)
 
-    @jax.jit
-    def end(x0: Any, labels: Any) -> tuple[Any, Any]:
-        solved = solve(guided(flow.model, labels, options.guidance), x0, options.solver, options.nfe)
-        return flow.space.to_pixels(solved.x), solved.evaluations
+    draw = jax.jit(images, static_argnames=("structure", "solver", "nfe", "guidance"))
+    how = {"solver": options.solver, "nfe": options.nfe, "guidance": options.guidance}
 
+    def follow(x0: Any, first: int, times: Any = None) -> Any:
+        mine = None if labels is None else jnp.asarray(labels[np.arange(first, first + len(x0)) % options.n])
+        return draw(flow.structure, flow.parameters, flow.space, x0, mine, times=times, **how)
+
+    size = min(options.n, options.batch_size)  # one compiled shape: the last draws too many
     starts, ends, made = [], [], 0
-    for i, first in enumerate(range(0, options.n, options.batch_size)):
-        size = min(options.batch_size, options.n - first)
+    for i, first in enumerate(range(0, options.n, size)):
         x0 = source.draw(jax.random.fold_in(key, i), size)
-        mine = None if labels is None else jnp.asarray(labels[first : first + size])
-        pixels, evaluations = end(x0, mine)
-        starts.append(np.asarray(x0))
-        ends.append(np.asarray(pixels))
-        made = int(evaluations)
+        found = follow(x0, first)
+        starts.append(np.asarray(x0)[: options.n - first])
+        ends.append(np.asarray(found.x)[: options.n - first])
+        made = int(found.evaluations)
     pixels = np.concatenate(ends)
     print(f"{options.n} images, {options.solver}, {made} evaluations of the velocity, {options.parameters} parameters")
     out = options.out or (None if options.npz else Path("grid.png"))
@@ -107,10 +106,7 @@ def _run(options: Options) -> None:
             figures.sample_grid(out, pixels)
         if options.trajectory:
             times = jnp.linspace(0, 1, TIMES)
-            few = None if labels is None else jnp.asarray(labels[:8])
-            velocity = guided(flow.model, few, options.guidance)
-            way = solve(velocity, jnp.asarray(starts[0][:8]), options.solver, options.nfe, times).x
-            frames = np.stack([np.asarray(flow.space.to_pixels(x)) for x in way])
+            frames = np.asarray(follow(jnp.asarray(starts[0][:8]), 0, times).x)
             figures.trajectories(options.trajectory, frames, np.asarray(times))
     except OSError as error:
         raise InputError(f"cannot write {error.filename}: {error.strerror}.") from error

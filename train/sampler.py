@@ -3,16 +3,16 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import diffrax
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from flax import nnx
+from jaxtyping import Array, Float, Int
 
 from jgmm.checks import check, unknown
-from jgmm.interpolant.solvers import SOLVERS
+from jgmm.interpolant.solvers import SOLVERS, Scheme, Solver, integrate
+from train.spaces import Space
 
 Velocity = Callable[[Float[Array, " b"], Float[Array, "b h w c"]], Float[Array, "b h w c"]]
-# Of an adaptive solver, relative and absolute.
-TOLERANCE = 1e-5
 
 
 class Solved(NamedTuple):
@@ -33,7 +33,7 @@ def check_solver(solver: str, nfe: int) -> None:
 
 
 def solve(
-    velocity: Velocity, x0: Float[Array, "b h w c"], solver: str, nfe: int, times: Float[Array, " t"] | None = None
+    velocity: Velocity, x0: Float[Array, "b h w c"], solver: Solver, nfe: int, times: Float[Array, " t"] | None = None
 ) -> Solved:
     """Integrate dx = v(t, x) dt from t = 0 to 1, in nfe evaluations and equal steps; dopri5 chooses its own.
 
@@ -42,26 +42,13 @@ def solve(
     """
     check_solver(solver, nfe)
     method = SOLVERS[solver]
-    steps = None if method.steps is None else nfe // method.stages
+    scheme = Scheme(solver, None if method.steps is None else nfe // method.stages)
+    start = jnp.zeros((), x0.dtype)
 
-    def field(t: Any, x: Any, _: Any) -> Array:
+    def motion(t: Any, x: Array) -> Array:
         return velocity(jnp.full(x.shape[0], t, x.dtype), x)
 
-    adaptive = diffrax.PIDController(rtol=TOLERANCE, atol=TOLERANCE)
-    solution = diffrax.diffeqsolve(
-        diffrax.ODETerm(field),
-        method.make(),
-        0.0,
-        1.0,
-        None if steps is None else 1 / steps,
-        x0,
-        stepsize_controller=adaptive if steps is None else diffrax.ConstantStepSize(),
-        saveat=diffrax.SaveAt(t1=True) if times is None else diffrax.SaveAt(ts=times),
-        max_steps=4096 if steps is None else steps + 1,
-        adjoint=diffrax.DirectAdjoint(),
-    )
-    made = method.stages * solution.stats["num_steps"] + method.first
-    return Solved(solution.ys[0] if times is None else solution.ys, made)
+    return Solved(*integrate(motion, x0, start, start + 1, scheme, times))
 
 
 def guided(model: Callable[..., Array], labels: Array | None, guidance: float) -> Velocity:
@@ -77,3 +64,20 @@ def guided(model: Callable[..., Array], labels: Array | None, guidance: float) -
         return free + guidance * (model(t, x, labels) - free)
 
     return velocity
+
+
+def images(
+    structure: nnx.GraphDef,
+    parameters: nnx.State,
+    space: Space,
+    x0: Float[Array, "b h w c"],
+    labels: Int[Array, " b"] | None,
+    solver: Solver,
+    nfe: int,
+    guidance: float = 1.0,
+    times: Float[Array, " t"] | None = None,
+) -> Solved:
+    """What a network makes of x0, in pixels of [-1, 1]. Pure; the structure, solver, nfe and guidance are static."""
+    solved = solve(guided(nnx.merge(structure, parameters), labels, guidance), x0, solver, nfe, times)
+    to_pixels = space.to_pixels if times is None else jax.vmap(space.to_pixels)
+    return Solved(to_pixels(solved.x), solved.evaluations)

@@ -124,31 +124,39 @@ def _flow(
     path: Path, x: Array, start: Array, end: Array, times: Array | None, scheme: Scheme, volume: bool
 ) -> tuple[Any, Array]:
     """The points and, if asked for, ∫ div u dt along the way; and the number of evaluations."""
-    method = SOLVERS[scheme.solver]
-    steps = scheme.steps or method.steps
-    start, end = jnp.asarray(start, x.dtype), jnp.asarray(end, x.dtype)
 
-    def motion(t: Any, state: tuple[Array, Array | None], _: None) -> tuple[Array, Array | None]:
+    def motion(t: Any, state: tuple[Array, Array | None]) -> tuple[Array, Array | None]:
         t = jnp.clip(t, 0, 1)  # the last step may pass an end by rounding
         if not volume:
             return velocity(path, t, state[0]), None
         moving = fields(path, t, state[0])
         return moving.velocity, moving.divergence
 
+    state = (x, jnp.zeros_like(x[:, 0]) if volume else None)
+    return integrate(motion, state, jnp.asarray(start, x.dtype), jnp.asarray(end, x.dtype), scheme, times)
+
+
+def integrate(
+    motion: Callable[[Any, Any], Any], state: Any, start: Array, end: Array, scheme: Scheme, times: Array | None = None
+) -> tuple[Any, Array]:
+    """The solution of d state = motion(t, state) dt at `end`, or with a leading axis at every one of `times`; and how
+    often motion was evaluated. Pure and jittable; `state` is any pytree."""
+    method = SOLVERS[scheme.solver]
+    steps = scheme.steps or method.steps
     adaptive = diffrax.PIDController(rtol=scheme.rtol, atol=scheme.atol)
     solution = diffrax.diffeqsolve(
-        diffrax.ODETerm(motion),
+        diffrax.ODETerm(lambda t, state, _: motion(t, state)),
         method.make(),
         start,
         end,
         None if steps is None else (end - start) / steps,
-        (x, jnp.zeros_like(x[:, 0]) if volume else None),
+        state,
         stepsize_controller=adaptive if steps is None else diffrax.ConstantStepSize(),
         saveat=diffrax.SaveAt(t1=True) if times is None else diffrax.SaveAt(ts=times),
         max_steps=max(scheme.max_steps, (steps or 0) + 1),
     )
-    state = solution.ys if times is not None else jax.tree.map(lambda leaf: leaf[0], solution.ys)
-    return state, method.stages * solution.stats["num_steps"] + method.first
+    found = solution.ys if times is not None else jax.tree.map(lambda leaf: leaf[0], solution.ys)
+    return found, method.stages * solution.stats["num_steps"] + method.first
 
 
 def diffuse(
