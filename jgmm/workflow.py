@@ -15,7 +15,7 @@ from jgmm import checkpoint, em, mixture, pca, scores, source
 from jgmm.checks import InputError, check
 from jgmm.covariance.base import Prior
 from jgmm.data import Images, to_features
-from jgmm.data.images import CELL_VARIANCE, STEP
+from jgmm.data.images import CELL_VARIANCE
 from jgmm.em import EMState
 from jgmm.inputs import Data, check_data, check_free, check_start, prepare
 from jgmm.options import Common, Options
@@ -213,10 +213,7 @@ def rotate(options: Common, train: Images, progress: Progress | None = None) -> 
             train.pixels.reshape(len(train), -1),
             options.n_components,
             residual=options.residual,
-            scale=STEP if train.is_8_bit else 1.0,
-            shift=-1.0 if train.is_8_bit else 0.0,
-            # 8-bit values carry no more than their cell, whose variance this is.
-            floor=CELL_VARIANCE if train.is_8_bit else None,
+            **train.units._asdict(),
             noise_variance=CELL_VARIANCE if options.dequantize else 0.0,
             dtype=options.dtype,
         )

@@ -20,6 +20,7 @@ from flax import nnx
 from helpers import run
 from matplotlib.image import imread
 
+from jgmm import fit
 from jgmm import interpolant as ip
 from train import __main__ as command
 from train import batches, config, devices, runs, sample, world
@@ -74,11 +75,12 @@ def whole(tmp_path_factory):
 
 def test_a_run_folder_holds_everything(whole):
     names = {p.name for p in whole.iterdir()}
-    assert names == {"config.json", "metrics.jsonl", "checkpoints", "tensorboard", "samples-0000012.png"}
+    files = {"config.json", "origin.npz", "metrics.jsonl", "checkpoints", "tensorboard", "samples-0000012.png"}
+    assert names == files
     assert [json.loads(line)["step"] for line in (whole / "metrics.jsonl").read_text().splitlines()] == list(
         range(2, 13, 2)
     )
-    assert "EMA" in runs.read(whole)["samples_from"]
+    assert '"samples": "ema"' in (whole / "metrics.jsonl").read_text()
     with Checkpoints(whole, 2) as saved:
         assert saved.steps == [8, 12]
     assert imread(whole / "samples-0000012.png").std() > 0.05
@@ -192,12 +194,43 @@ def test_conditional_flows_and_assignments(tmp_path, capsys):
     assert "--label must be from 0 to 9" in capsys.readouterr().err
 
 
+def test_a_run_needs_neither_its_source_nor_for_sampling_its_data(tmp_path, capsys):
+    """With images of floating point, oblong, and of more channels than a picture has."""
+    pixels = np.random.default_rng(0).normal(size=(64, 4, 2, 4))
+    np.save(tmp_path / "latents.npy", pixels)
+    gmm = ["--data", tmp_path / "latents.npy", "--k", "2", "--max-iter", "2", "--out", tmp_path / "gmm"]
+    assert run(fit.main, *gmm) == 0
+    folder, npz = tmp_path / "flow", tmp_path / "x.npz"
+    how = ["--source", tmp_path / "gmm", "--coupling", "component", "--rho", "0.5", "--norm-align", "--space", "zca"]
+    how += ["--data", tmp_path / "latents.npy", "--steps", "2", "--save-every", "2", "--out", folder]
+    assert run(command.main, *SMALL, *how) == 0
+    assert not list(folder.glob("*.png"))
+    shutil.rmtree(tmp_path / "gmm")
+    (tmp_path / "latents.npy").rename(tmp_path / "moved.npy")
+    assert run(command.main, "--resume", "--out", folder, "--data", tmp_path / "moved.npy", "--steps", "4") == 0
+    assert last_step(folder) == 4
+    np.save(tmp_path / "moved.npy", pixels + 1)
+    assert run(command.main, "--resume", "--out", folder, "--data", tmp_path / "moved.npy", "--steps", "6") == 2
+    assert "does not hold the data" in capsys.readouterr().err
+    (tmp_path / "moved.npy").unlink()
+    assert run(sample.main, folder, "--n", "3", "--nfe", "2", "--npz", npz) == 0
+    with np.load(npz) as found:
+        assert found["images"].shape == (3, 4, 2, 4)
+    assert run(sample.main, folder, "--n", "3", "--nfe", "2") == 2
+    assert "which no picture shows: write them with --npz" in capsys.readouterr().err
+    (folder / "origin.npz").write_bytes(b"")
+    assert run(sample.main, folder, "--npz", npz) == 2
+    assert "origin.npz is missing or damaged" in capsys.readouterr().err
+
+
 def test_bad_input_is_refused(whole, tmp_path, capsys):
     np.save(tmp_path / "bare.npy", np.zeros((64, 8, 8, 1), np.uint8))
+    np.savez(tmp_path / "words.npz", pixels=np.zeros((64, 8, 8, 1), np.uint8), labels=np.full(64, "cat"))
     np.save(tmp_path / "odd.npy", np.zeros((64, 9, 9, 1), np.uint8))
     for args, message in (
         (["--data", tmp_path / "bare.npy", "--conditional"], "--conditional needs labels"),
-        (["--data", tmp_path / "odd.npy", "--multipliers", "1", "2"], "a side divisible by 2, got 9 x 9"),
+        (["--data", tmp_path / "words.npz", "--conditional"], "labels that are integers from 0"),
+        (["--data", tmp_path / "odd.npy", "--multipliers", "1", "2"], "sides are divisible by 2, got 9 x 9"),
         (["--batch-size", "12"], "8 devices cannot share evenly"),
         (["--accumulate", "3"], "equal parts"),
         (["--accumulate", "8"], "8 devices cannot share evenly"),
@@ -227,7 +260,8 @@ def test_a_checkpoint_of_another_network_is_named(whole, tmp_path, capsys):
     content = runs.read(whole)
     other = tmp_path / "other"
     other.mkdir()
-    (other / "checkpoints").symlink_to(whole / "checkpoints")
+    for name in ("checkpoints", "origin.npz"):
+        (other / name).symlink_to(whole / name)
     content["config"]["base"] = 16
     (other / "config.json").write_text(json.dumps(content))
     assert run(sample.main, other) == 2

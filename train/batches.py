@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Real
 
 from train.spaces import Space
 
@@ -16,7 +16,7 @@ class Batch(NamedTuple):
 
     Fields:
         images: in the space of the flow.
-        pixels: the same in [-1, 1].
+        pixels: the same, 8-bit values in [-1, 1].
         labels: or None.
         rows: which images of the data they are.
         mirrored: which of them are mirror images.
@@ -43,14 +43,16 @@ def _order(seed: int, epoch: int, n: int) -> np.ndarray:
 
 def take(
     key: PRNGKeyArray,
-    pixels: UInt8[Array, "n h w c"],
+    pixels: Real[Array, "n h w c"],
     labels: Int[Array, " n"] | None,
     index: Int[Array, " b"],
     space: Space,
     flips: bool,
 ) -> Batch:
     """Those images of the data, half of them mirrored if flips are on."""
-    x = pixels[index].astype(jnp.float32) / 127.5 - 1
+    x = pixels[index].astype(jnp.float32)
+    if pixels.dtype == jnp.uint8:
+        x = x / 127.5 - 1
     mirrored = jax.random.bernoulli(key, 0.5, index.shape) & flips
     x = jnp.where(mirrored[:, None, None, None], x[:, :, ::-1], x)
     return Batch(space.of_pixels(x), x, None if labels is None else labels[index], index, mirrored)

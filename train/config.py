@@ -33,7 +33,7 @@ class Config:
     dataset: Annotated[str, one_of(DATASETS)] = "cifar10"
     """Data set."""
     data: Path | None = None
-    """Your own images instead: a .npy or .npz file, uint8 [N, H, W, C]."""
+    """Your own images instead: a .npy or .npz file [N, H, W, C], uint8, or floating point as it is."""
     data_dir: Path | None = None
     """Folder with the CIFAR-10 files [default: $JGMM_DATA, then TensorFlow Datasets]."""
     flips: bool = True
@@ -63,7 +63,7 @@ class Config:
     blocks: int = 2
     """Residual blocks a level."""
     attention: tuple[int, ...] = (16,)
-    """Sizes of the image at which there is self-attention."""
+    """Heights of the image at which there is self-attention."""
     head_channels: int = 64
     """Channels of an attention head."""
     dropout: float = 0.1
@@ -154,16 +154,21 @@ class Config:
         return cls(**(typed | paths))
 
     def difference(self, other: "Config") -> str | None:
-        """The first flag on which two configurations differ, apart from where the run is and how long it is."""
+        """The first flag on which two configurations differ, apart from places, the length and what is shown."""
         free = (
             "out",
             "resume",
             "steps",
+            "data",
             "data_dir",
             "log_every",
             "save_every",
             "keep_last",
             "keep_every",
+            "sample_every",
+            "n_samples",
+            "solver",
+            "nfe",
             "distributed",
             "fsdp",
         )

@@ -103,10 +103,7 @@ def component(config: Config, images: Images, source: NoiseSource) -> Component:
     """See `Component`; the responsibilities of all images are computed here, once. Raises InputError for a source that
     has no components."""
     if not isinstance(source, Mixture):
-        raise InputError(
-            "--coupling component draws from a mixture as it was fitted: give --source mle or a run folder of "
-            "jgmm.fit, and leave out --norm-align."
-        )
+        raise InputError("--coupling component draws from a mixture: give --source mle or a run folder of jgmm.fit.")
     views = [images.pixels, images.pixels[:, :, ::-1]] if config.flips else [images.pixels]
     shares = np.stack([scores(source.params, view).responsibilities for view in views])
     return Component(source, jnp.log(jnp.maximum(shares, SMALLEST)), config.rho)

@@ -47,7 +47,7 @@ def _train(config: Config, stop: "_Signal") -> None:
     print(f"{data.name}: {len(data):,} images of {data.shape} from {data.location}")
     where = f"{jax.device_count()} device(s), {jax.devices()[0].device_kind}, of {jax.process_count()} process(es)"
     print(f"{n_parameters(model):,} parameters; {where}")
-    runs.begin(config, problem)
+    runs.begin(config, data, problem.classes, problem.origin)
 
     state = steps.begin(config, parameters)
     places = devices.of_state(mesh, state, config.fsdp)
@@ -85,7 +85,7 @@ def _train(config: Config, stop: "_Signal") -> None:
             if at % config.save_every == 0 or last:
                 _check_finite(state, folder)
                 saved.save(at, state)
-            if at % config.sample_every == 0 or last:
+            if (at % config.sample_every == 0 or last) and figures.is_image(data.shape):
                 grid = draw(structure, state.average, everything.space, noise, labels, config.solver, config.nfe).x
                 records.picture(at, _write_grid(folder / f"samples-{at:07d}.png", np.asarray(grid)))
                 records.resume_clock()

@@ -15,7 +15,8 @@ METRICS = "metrics.jsonl"
 
 class Records:
     """Writes on the first process only. A line of metrics.jsonl: step, loss and gradient_norm (means since the line
-    before), images_per_second, seconds (since the start of this process), ema (the decay of the average)."""
+    before), images_per_second, seconds (since the start of this process), ema (the decay of the average), and with
+    which parameters the grids are drawn."""
 
     def __init__(self, folder: Path, batch_size: int, begin: int, steps: int):
         self.folder, self.batch_size = folder, batch_size
@@ -35,11 +36,11 @@ class Records:
         self.step, self.since = step, now
         if self.board is None:
             return
-        line = {"step": step, **means, "images_per_second": speed, "seconds": now - self.start}
+        line = {"step": step, **means, "images_per_second": speed, "seconds": now - self.start, "samples": "ema"}
         with (self.folder / METRICS).open("a") as file:
             file.write(json.dumps(line) + "\n")
         for name, value in line.items():
-            if name != "step":
+            if name not in ("step", "samples"):
                 self.board.add_scalar(name, value, step)
         text = f"loss {means['loss']:.4f}, gradient {means['gradient_norm']:.3f}, {speed:.1f} images/s"
         if self.bar.disable:

@@ -1,4 +1,4 @@
-"""The config.json of a training: what it is, and how to go on with it."""
+"""The folder of a training: what it is, and how to go on with it."""
 
 import json
 from dataclasses import replace
@@ -9,30 +9,32 @@ import jax
 
 from jgmm import checkpoint
 from jgmm.checks import InputError, check
+from jgmm.data import Images
+from train import origin
 from train.config import Config
-from train.world import Problem
+from train.origin import Origin
 
 CONFIG = "config.json"
 KIND = "jgmm.flow"
 
 
-def begin(config: Config, problem: Problem) -> None:
-    """Write what a run is, and that its samples are those of averaged parameters; the first process does, and only when
-    nothing is resumed."""
+def begin(config: Config, images: Images, classes: int, start: Origin) -> None:
+    """Write what a run is; the first process does, and only when nothing is resumed."""
     if config.resume or jax.process_index() > 0:
         return
     folder = config.run_folder
     content = {
         "kind": KIND,
         "config": config.to_json(),
-        "shape": list(problem.images.shape),
-        "classes": problem.classes,
-        "data_sha256": problem.images.sha256,
-        "samples_from": "the averaged parameters (EMA)",
+        "shape": list(images.shape),
+        "classes": classes,
+        "data_sha256": images.sha256,
+        "mixture": origin.describe(start),
         "versions": checkpoint.versions(),
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        origin.save(folder, start)
         checkpoint.write_json(folder / CONFIG, content)
     except OSError as error:
         raise InputError(f"cannot write to {folder}: {error}") from error
@@ -54,3 +56,15 @@ def read(folder: Path) -> dict[str, Any]:
 def kept_config(folder: Path) -> Config:
     """The options of a training that is there, to go on with."""
     return replace(Config.from_json(read(folder)["config"]), out=folder)
+
+
+def kept_origin(folder: Path) -> Origin:
+    """Where its flow runs and starts."""
+    content = read(folder)
+    return origin.load(folder, kept_config(folder), tuple(content["shape"]), content["mixture"])
+
+
+def check_same_data(folder: Path, images: Images) -> None:
+    """Raise InputError unless these are the images that a run was trained on."""
+    same = images.sha256 == read(folder)["data_sha256"]
+    check(same, f"{images.location} does not hold the data that {folder} was trained on.")

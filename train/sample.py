@@ -1,7 +1,7 @@
 """`python -m train.sample RUN`: images of a trained flow."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,7 +44,7 @@ class Options:
     trajectory: Path | None = None
     """Also draw the way of eight images from noise, as this picture."""
     data_dir: Path | None = None
-    """Folder with the CIFAR-10 files, if it has moved."""
+    """For --prune, which reads the images: the folder with the CIFAR-10 files, if it has moved."""
     seed: int = 0
     """Of the draw."""
 
@@ -74,9 +74,15 @@ def _run(options: Options) -> None:
     from train.flow import load
     from train.sampler import images
 
-    flow = load(options.run, options.parameters, options.step, options.data_dir)
+    flow = load(options.run, options.parameters, options.step)
+    out = options.out or (None if options.npz else Path("grid.png"))
+    unseen = out is None and options.trajectory is None
+    check(
+        unseen or figures.is_image(flow.shape),
+        f"{options.run} makes images of shape {flow.shape}, which no picture shows: write them with --npz FILE.",
+    )
     labels = _labels(options, flow.classes)
-    source = sources.prune(flow.source, flow.images, flow.space) if options.prune else flow.source
+    source = sources.prune(flow.source, _images(options), flow.space) if options.prune else flow.source
     key = jax.random.key(options.seed)
 
     draw = jax.jit(images, static_argnames=("structure", "solver", "nfe", "guidance"))
@@ -87,16 +93,17 @@ def _run(options: Options) -> None:
         return draw(flow.structure, flow.parameters, flow.space, x0, mine, times=times, **how)
 
     size = min(options.n, options.batch_size)  # one compiled shape: the last draws too many
-    starts, ends, made = [], [], 0
+    starts, ends, made = [], [], set()
     for i, first in enumerate(range(0, options.n, size)):
         x0 = source.draw(jax.random.fold_in(key, i), size)
         found = follow(x0, first)
         starts.append(np.asarray(x0)[: options.n - first])
         ends.append(np.asarray(found.x)[: options.n - first])
-        made = int(found.evaluations)
+        made.add(int(found.evaluations))
     pixels = np.concatenate(ends)
-    print(f"{options.n} images, {options.solver}, {made} evaluations of the velocity, {options.parameters} parameters")
-    out = options.out or (None if options.npz else Path("grid.png"))
+    evaluations = " to ".join(map(str, sorted({min(made), max(made)})))  # dopri5 chooses for every batch
+    how_many = f"{options.n} images, {options.solver}, {evaluations} evaluations of the velocity"
+    print(f"{how_many}, {options.parameters} parameters")
     try:
         if options.npz:
             np.savez(
@@ -113,6 +120,16 @@ def _run(options: Options) -> None:
     for path in (out, options.npz, options.trajectory):
         if path:
             print(path)
+
+
+def _images(options: Options) -> Any:
+    """Those that the run was trained on."""
+    from train import runs, world
+
+    config = runs.kept_config(options.run)
+    images = world.load_images(replace(config, data_dir=options.data_dir or config.data_dir))
+    runs.check_same_data(options.run, images)
+    return images
 
 
 def _labels(options: Options, classes: int) -> Any:

@@ -2,7 +2,7 @@
 
 import abc
 from collections.abc import Callable
-from dataclasses import field
+from dataclasses import field, replace
 from typing import Any
 
 import jax
@@ -15,7 +15,6 @@ from jgmm import checkpoint, pca
 from jgmm.checks import check
 from jgmm.covariance.diag import Diag
 from jgmm.data import Images, rescale
-from jgmm.data.images import CELL_VARIANCE, STEP
 from jgmm.mixture import GMM
 from jgmm.products import matmul
 from jgmm.source import normalize, unnormalised
@@ -31,7 +30,9 @@ SPARSE, REJECTED = 0.01, 0.048
 
 
 class NoiseSource(abc.ABC):
-    """A distribution of x0."""
+    """A distribution of x0, all of them multiplied by `scale`."""
+
+    scale: Float[Array, ""]
 
     @abc.abstractmethod
     def draw(self, key: PRNGKeyArray, n: int) -> Float[Array, "n h w c"]:
@@ -43,9 +44,10 @@ class Gaussian(NoiseSource):
     """N(0, I)."""
 
     shape: tuple[int, ...] = field(metadata={"static": True})
+    scale: Float[Array, ""] = field(default_factory=lambda: jnp.ones(()))
 
     def draw(self, key: PRNGKeyArray, n: int) -> Float[Array, "n h w c"]:
-        return jax.random.normal(key, (n, *self.shape))
+        return self.scale * jax.random.normal(key, (n, *self.shape))
 
 
 @pytree
@@ -54,9 +56,10 @@ class Mixture(NoiseSource):
 
     params: jgmm.Source
     space: Space
+    scale: Float[Array, ""] = field(default_factory=lambda: jnp.ones(()))
 
     def draw(self, key: PRNGKeyArray, n: int) -> Float[Array, "n h w c"]:
-        return self.space.of_pixels(jgmm.sample(key, self.params, n))
+        return self.scale * self.space.of_pixels(jgmm.sample(key, self.params, n))
 
     def draw_near(
         self, key: PRNGKeyArray, pixels: Float[Array, "b h w c"], component: Int[Array, " b"], rho: float
@@ -77,18 +80,7 @@ class Mixture(NoiseSource):
             deviation = deviation + rho * (rotation.encode(flat) - gmm.means[component])
             residual = residual + rho * rotation.residual(flat)
         x = rotation.decode(gmm.means[component] + deviation, residual).reshape(pixels.shape)
-        return self.space.of_pixels((x - self.params.mean[None]) / self.params.std[None])
-
-
-@pytree
-class Scaled(NoiseSource):
-    """Another source times a number."""
-
-    inner: NoiseSource
-    scale: Float[Array, ""]
-
-    def draw(self, key: PRNGKeyArray, n: int) -> Float[Array, "n h w c"]:
-        return self.scale * self.inner.draw(key, n)
+        return self.scale * self.space.of_pixels((x - self.params.mean[None]) / self.params.std[None])
 
 
 @pytree
@@ -120,7 +112,7 @@ def gaussian(config: Config, images: Images, space: Space) -> Gaussian:
 def mle(config: Config, images: Images, space: Space) -> Mixture:
     """One Gaussian with the mean and the full covariance of the images, which are normal along principal components."""
     rows = images.pixels.reshape(len(images), -1)
-    rotation, _ = pca.fit(rows, scale=STEP, shift=-1.0, floor=CELL_VARIANCE)
+    rotation, _ = pca.fit(rows, **images.units._asdict())
     gmm = GMM(jnp.zeros(1), jnp.zeros((1, rotation.n_codes)), Diag.identity(1, rotation.n_codes))
     return Mixture(space.prepare(normalize(unnormalised(gmm, rotation, images.shape))), space)
 
@@ -138,16 +130,16 @@ def fitted(config: Config, images: Images, space: Space) -> Mixture:
 
 
 # Any other name is that of a run folder.
-SOURCES: dict[str, Callable[[Config, Images, Space], NoiseSource]] = {"gaussian": gaussian, "mle": mle}
+SOURCES: dict[str, Callable[[Config, Images, Space], Gaussian | Mixture]] = {"gaussian": gaussian, "mle": mle}
 
 
-def build(config: Config, images: Images, space: Space) -> NoiseSource:
+def build(config: Config, images: Images, space: Space) -> Gaussian | Mixture:
     """The source that the options ask for. Raises InputError as `fitted`."""
     source = SOURCES.get(config.source, fitted)(config, images, space)
     return align(source, images, space) if config.norm_align else source
 
 
-def align(source: NoiseSource, images: Images, space: Space) -> Scaled:
+def align(source: Gaussian | Mixture, images: Images, space: Space) -> Gaussian | Mixture:
     """The source scaled so that the mean norm of its draws is that of the images, in the space of the flow."""
 
     @jax.jit
@@ -158,7 +150,7 @@ def align(source: NoiseSource, images: Images, space: Space) -> Scaled:
     of_images = np.concatenate([norms(rescale(part)) for part in chunks]).mean(dtype=np.float64)
     drawn = source.draw(jax.random.key(0), DRAWS)
     of_draws = np.asarray(jnp.linalg.norm(drawn.reshape(DRAWS, -1), axis=1)).mean(dtype=np.float64)
-    return Scaled(source, jnp.asarray(of_images / of_draws, jnp.float32))
+    return replace(source, scale=jnp.asarray(of_images / of_draws, jnp.float32))
 
 
 def prune(source: NoiseSource, images: Images, space: Space) -> Pruned:

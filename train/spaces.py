@@ -6,6 +6,7 @@ direction of the images then has a variance near 1, so that the squared loss see
 """
 
 import abc
+from typing import Self
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,14 +15,23 @@ from jaxtyping import Array, Float
 import jgmm
 from jgmm import pca
 from jgmm.data import Images
-from jgmm.data.images import STEP
 from jgmm.products import matmul
 from jgmm.source import normalize
 from jgmm.types import pytree
 
 
 class Space(abc.ABC):
-    """An invertible map of images [B, H, W, C]; pixels are those of [-1, 1]."""
+    """An invertible map of images [B, H, W, C]; 8-bit pixels are in [-1, 1], others as they are."""
+
+    @classmethod
+    @abc.abstractmethod
+    def of(cls, images: Images, epsilon: float) -> Self:
+        """The space for these images; ε in squared pixels, for a space that wants it."""
+
+    @classmethod
+    @abc.abstractmethod
+    def blank(cls, shape: tuple[int, ...]) -> Self:
+        """A space of the same structure for images of this shape, its values of no meaning."""
 
     @abc.abstractmethod
     def of_pixels(self, x: Float[Array, "b ..."]) -> Float[Array, "b ..."]:
@@ -39,6 +49,14 @@ class Space(abc.ABC):
 @pytree
 class Pixel(Space):
     """The pixels themselves."""
+
+    @classmethod
+    def of(cls, images: Images, epsilon: float) -> Self:
+        return cls()
+
+    @classmethod
+    def blank(cls, shape: tuple[int, ...]) -> Self:
+        return cls()
 
     def of_pixels(self, x: Float[Array, "b ..."]) -> Float[Array, "b ..."]:
         return x
@@ -58,6 +76,24 @@ class Zca(Space):
     whiten: Float[Array, "p p"]
     colour: Float[Array, "p p"]
 
+    @classmethod
+    def of(cls, images: Images, epsilon: float) -> Self:
+        """By the covariance of these images, computed in float64."""
+        scale, shift, _ = images.units
+        mean, covariance = pca.covariance(images.pixels.reshape(len(images), -1), scale)
+        e, v = np.linalg.eigh(covariance)
+        deviation = np.sqrt(np.maximum(e, 0) + epsilon)
+
+        def matrix(diagonal: np.ndarray) -> Array:
+            return jnp.asarray((v * diagonal) @ v.T, jnp.float32)
+
+        return cls(jnp.asarray(mean + shift, jnp.float32), matrix(1 / deviation), matrix(deviation))
+
+    @classmethod
+    def blank(cls, shape: tuple[int, ...]) -> Self:
+        p = int(np.prod(shape))
+        return cls(jnp.zeros(p), jnp.zeros((p, p)), jnp.zeros((p, p)))
+
     def of_pixels(self, x: Float[Array, "b ..."]) -> Float[Array, "b ..."]:
         return matmul(x.reshape(x.shape[0], -1) - self.mean[None], self.whiten).reshape(x.shape)
 
@@ -68,21 +104,4 @@ class Zca(Space):
         return normalize(params, "none")
 
 
-def pixel(images: Images, epsilon: float) -> Pixel:
-    """The space of pixels."""
-    return Pixel()
-
-
-def zca(images: Images, epsilon: float) -> Zca:
-    """The space whitened by the covariance of these images, computed in float64; ε in squared pixels."""
-    mean, covariance = pca.covariance(images.pixels.reshape(len(images), -1), STEP)
-    e, v = np.linalg.eigh(covariance)
-    scale = np.sqrt(np.maximum(e, 0) + epsilon)
-
-    def matrix(diagonal: np.ndarray) -> Array:
-        return jnp.asarray((v * diagonal) @ v.T, jnp.float32)
-
-    return Zca(jnp.asarray(mean - 1, jnp.float32), matrix(1 / scale), matrix(scale))
-
-
-SPACES = {"pixel": pixel, "zca": zca}
+SPACES: dict[str, type[Space]] = {"pixel": Pixel, "zca": Zca}

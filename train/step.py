@@ -168,7 +168,7 @@ def _cut(a: Array, n: int) -> Array:
 
 def _withheld(key: PRNGKeyArray, labels: Array | None, config: Config) -> Array | None:
     """The labels, some of them replaced by the label that is none."""
-    if labels is None or not config.conditional:
+    if labels is None:
         return None
     hidden = jax.random.bernoulli(key, config.label_dropout, labels.shape)
     return jnp.where(hidden, -1, labels)

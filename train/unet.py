@@ -22,7 +22,7 @@ class UNet(nnx.Module):
         shape: (H, W, C) of an image.
         base: channels of the first level; `multipliers` those of every level in units of it.
         blocks: residual blocks a level on the way down; one more on the way up.
-        attention: the sizes (of H) at which every block is followed by self-attention; the middle always has it.
+        attention: the heights H at which every block is followed by self-attention; the middle always has it.
         head_channels: channels a head.
         dropout: its rate.
         time_scale: what t is multiplied by before its cosines and sines are taken.

@@ -7,13 +7,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jaxtyping import Array
 
-from jgmm.checks import check
+from jgmm.checks import InputError, check
 from jgmm.data import Images, arrays, load
-from train import couplings, sources, spaces
+from train import couplings, origin, runs
 from train.config import Config
+from train.origin import Origin
 from train.step import World
 from train.unet import UNet
+
+# More are taken for something else than classes.
+MOST_CLASSES = 100_000
 
 
 @dataclass(frozen=True)
@@ -23,42 +28,60 @@ class Problem:
     Fields:
         images: the training images.
         classes: how many labels there are, or 0 for an unconditional flow.
+        origin: where the flow runs and starts.
         world: what a training step reads.
     """
 
     images: Images
     classes: int
+    origin: Origin
     world: World
 
 
 def load_images(config: Config) -> Images:
-    """The training images. Raises InputError unless they are 8-bit images with an even, square grid."""
+    """The training images. Raises InputError unless they are images whose sides the levels of the network can halve."""
     images = arrays.load(config.data) if config.data else load(config.dataset, config.data_dir)
-    fits = images.is_8_bit and len(images.shape) == 3
-    check(fits, f"expected 8-bit images [N, H, W, C], got {images.pixels.shape} {images.pixels.dtype}.")
+    check(len(images.shape) == 3, f"expected images [N, H, W, C], got {images.pixels.shape}.")
     factor = 2 ** (len(config.multipliers) - 1)
     h, w, _ = images.shape
     check(
-        h == w and h % factor == 0,
-        f"{len(config.multipliers)} levels need square images with a side divisible by {factor}, got {h} x {w}: give "
+        h % factor == 0 and w % factor == 0,
+        f"{len(config.multipliers)} levels need images whose sides are divisible by {factor}, got {h} x {w}: give "
         "fewer --multipliers.",
     )
     return images
 
 
 def build(config: Config) -> Problem:
-    """Everything but the network. Raises InputError for options that do not fit the data."""
+    """Everything but the network; the origin of a resumed run is the one it began with.
+
+    Raises InputError for options that do not fit the data, and for other data than those of a resumed run.
+    """
     images = load_images(config)
-    check(
-        not config.conditional or images.labels is not None,
-        f"--conditional needs labels, and {images.name} has none: leave it out, or put `labels` beside the images.",
-    )
+    labels = _labels(images) if config.conditional else None
+    classes = 0 if labels is None else int(labels.max()) + 1
     check(len(images) >= config.batch_size, f"{len(images)} images are fewer than --batch-size {config.batch_size}.")
-    space = spaces.SPACES[config.space](images, config.zca_epsilon)
-    coupling = couplings.build(config, images, sources.build(config, images, space))
-    labels = None if images.labels is None else jnp.asarray(images.labels, jnp.int32)
-    classes = int(np.max(images.labels)) + 1 if config.conditional and images.labels is not None else 0
-    return Problem(images, classes, World(jnp.asarray(images.pixels), labels, space, coupling))
+    if config.resume:
+        runs.check_same_data(config.run_folder, images)
+    start = runs.kept_origin(config.run_folder) if config.resume else origin.build(config, images)
+    coupling = couplings.build(config, images, start.source)
+    return Problem(images, classes, start, World(jnp.asarray(images.pixels), labels, start.space, coupling))
+
+
+def _labels(images: Images) -> Array:
+    """The labels to condition on. Raises InputError unless there are some, from 0."""
+    if images.labels is None:
+        raise InputError(
+            f"--conditional needs labels, and {images.name} has none: leave it out, or put `labels` beside the images."
+        )
+    labels = images.labels
+    fit = np.issubdtype(labels.dtype, np.integer) and labels.min() >= 0 and labels.max() < MOST_CLASSES
+    check(
+        fit,
+        f"--conditional needs labels that are integers from 0 to {MOST_CLASSES - 1} at most, got {labels.dtype} like "
+        f"{labels[0]!r}: number the classes from 0.",
+    )
+    return jnp.asarray(labels, jnp.int32)
 
 
 def network(config: Config, shape: tuple[int, ...], classes: int) -> UNet:

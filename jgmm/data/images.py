@@ -3,6 +3,7 @@
 import hashlib
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -13,6 +14,14 @@ from jgmm.checks import check
 STEP = 1 / 127.5
 # The variance of noise uniform over one such cell.
 CELL_VARIANCE = STEP**2 / 12
+
+
+class Units(NamedTuple):
+    """How pixels become features: scale · pixels + shift. `floor` is the least variance that they can tell, or None."""
+
+    scale: float
+    shift: float
+    floor: float | None
 
 
 @dataclass(frozen=True)
@@ -43,6 +52,11 @@ class Images:
     def is_8_bit(self) -> bool:
         """Whether the pixels are 8-bit integers, so that bits per dimension are defined."""
         return self.pixels.dtype == np.uint8
+
+    @property
+    def units(self) -> Units:
+        """8-bit values become [-1, 1] and carry no more than their cell; others are features already."""
+        return Units(STEP, -1.0, CELL_VARIANCE) if self.is_8_bit else Units(1.0, 0.0, None)
 
     @cached_property
     def sha256(self) -> str:
