@@ -53,7 +53,10 @@ def test_labels_dropout_and_rematerialisation():
         structure, parameters = nnx.split(model)  # at the start many of them are zero
         noise = np.random.default_rng(0)
         moved = jax.tree.map(lambda leaf, noise=noise: leaf + 0.1 * noise.normal(size=leaf.shape), parameters)
-        model = nnx.merge(structure, jax.tree.map(lambda leaf: leaf.astype(jnp.float32), moved))
+        parameters = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), moved)
+        model = nnx.merge(structure, parameters)
+        draw = jax.jit(sampler.images, static_argnames=("structure", "solver", "nfe"))
+        drawn = draw(structure, parameters, spaces.Pixel(), x, jnp.array([0, 1, -1]), "euler", 2).x
 
         @nnx.jit
         def both(model):
@@ -62,10 +65,10 @@ def test_labels_dropout_and_rematerialisation():
 
             return model(t, x, jnp.array([0, 1, -1])), model(t, x), nnx.grad(loss)(model)
 
-        outputs.append(both(model))
+        outputs.append((*both(model), drawn))
     for a, b in zip(*map(jax.tree.leaves, outputs), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4 * max(1, np.abs(b).max()))
-    labelled, bare, gradient = outputs[0]
+    labelled, bare, gradient, _ = outputs[0]
     assert np.abs(labelled[:2] - bare[:2]).max() > 1e-3
     np.testing.assert_allclose(labelled[2], bare[2], atol=1e-6)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))

@@ -104,7 +104,7 @@ class UNet(nnx.Module):
             nonlocal n
             n += 1
             mine = None if key is None else jax.random.fold_in(key, n)
-            return (nnx.remat(Block.__call__) if self.remat else Block.__call__)(block, x, emb, mine)
+            return (_forgetful if self.remat else Block.__call__)(block, x, emb, mine)
 
         for layer in self.down:
             x = run(layer, x) if isinstance(layer, Block) else layer(x)
@@ -152,6 +152,15 @@ class Block(nnx.Module):
         qkv = self.attention[0](self.norm3[0](x)).reshape(b, h * w, 3, self.heads, c // self.heads)
         mixed = jax.nn.dot_product_attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])
         return self.attention[1](mixed.reshape(b, h, w, c))
+
+
+def _forgetful(block: Block, x: Array, emb: Array, key: PRNGKeyArray | None) -> Array:
+    """The block, computed again when its gradient is taken. (`nnx.remat` cannot be called from within a solver's
+    loop: it sets the parameters of a network that was made outside.)"""
+    structure, parameters = nnx.split(block)
+    return jax.checkpoint(lambda parameters, *inputs: nnx.merge(structure, parameters)(*inputs))(
+        parameters, x, emb, key
+    )
 
 
 def n_parameters(model: nnx.Module) -> int:

@@ -65,7 +65,7 @@ class Scheme:
     """How an equation is solved.
 
     Fields:
-        solver: "euler", "heun" or "dopri5" (diffrax).
+        solver: "euler", "midpoint", "heun" or "dopri5" (diffrax).
         steps: so many equal steps; None lets dopri5 choose them by rtol and atol, and is 100 for the others.
         rtol, atol: relative and absolute tolerance of an adaptive step.
         max_steps: diffrax raises its error beyond so many.
