@@ -66,6 +66,8 @@ def test_labels_dropout_and_rematerialisation():
             return model(t, x, jnp.array([0, 1, -1])), model(t, x), nnx.grad(loss)(model)
 
         outputs.append((*both(model), drawn))
+        program = jax.make_jaxpr(lambda p, s=structure: nnx.merge(s, p)(t, x))(parameters)
+        assert ("remat" in str(program)) == remat
     for a, b in zip(*map(jax.tree.leaves, outputs), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4 * max(1, np.abs(b).max()))
     labelled, bare, gradient, _ = outputs[0]
