@@ -24,7 +24,7 @@ def parse(options: type[T], *, prog: str, args: Sequence[str] | None = None, def
     printed = io.StringIO()
     try:
         with contextlib.redirect_stderr(printed):
-            return tyro.cli(options, prog=prog, args=args, default=fallback, config=(tyro.conf.FlagCreatePairsOff,))
+            return tyro.cli(options, prog=prog, args=args, default=fallback)
     except SystemExit as exit:
         if exit.code != 2:  # --help
             raise
@@ -57,6 +57,16 @@ def check_picture(flag: str, path: Path | None) -> None:
     kinds = (".png", ".jpg", ".jpeg")
     named = path is None or path.suffix.lower() in kinds
     check(named, f"{flag} expects a name ending in {', '.join(kinds)}, got {path}.")
+    check_output(flag, path)
+
+
+def check_output(flag: str, path: Path | None, kind: str | None = None) -> None:
+    """Raise InputError unless a file can be written under this name, with the ending `kind` if given; None is none."""
+    if path is None:
+        return
+    check(kind is None or path.suffix == kind, f"{flag} expects a name ending in {kind}, got {path}.")
+    check(not path.is_dir(), f"{flag} {path}: there is a folder of that name.")
+    check(path.absolute().parent.is_dir(), f"{flag} {path}: there is no folder {path.parent}. Make it first.")
 
 
 def run(main: Callable[[], None]) -> None:

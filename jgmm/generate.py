@@ -32,6 +32,7 @@ def main(args: Sequence[str] | None = None) -> None:
     """Parse, load, draw, write."""
     options = cli.parse(Options, prog="python -m jgmm.generate", args=args)
     cli.check_picture("--out", options.out)
+    cli.check_output("--npz", options.npz, ".npz")
     check(options.n >= 1, f"--n must be at least 1, got {options.n}.")
 
     import jax

@@ -69,7 +69,7 @@ def check_free(folder: Path) -> None:
     """Raise InputError unless a new run can be written to the folder."""
     check(
         not (folder / checkpoint.CONFIG).exists(),
-        f"{folder} already holds a run: choose another --out, or delete it first.",
+        f"{folder} already holds a run: choose another --out.",
     )
     check(
         not (folder / checkpoint.PROGRESS).exists(),

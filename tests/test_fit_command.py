@@ -158,7 +158,8 @@ def test_generate(digits_run, tmp_path, capsys):
     for bad, message in (
         (["--n", "0"], "--n must be at least 1"),
         (["--component", "5"], "from 0 to 4"),
-        (["--out", str(tmp_path / "no" / "where.png")], "cannot write"),
+        (["--out", str(tmp_path / "no" / "where.png")], "there is no folder"),
+        (["--npz", "x0"], "--npz expects a name ending in .npz"),
         (["--out", "grid.txt"], "--out expects a name ending in .png"),
     ):
         assert run(generate.main, digits_run, *bad) == 2

@@ -38,9 +38,9 @@ def started(*args, **variables):
     return subprocess.Popen(words, env=ALONE | variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def finished(process):
+def finished(process, code=0):
     out, _ = process.communicate(timeout=240)
-    assert process.returncode == 0, out
+    assert process.returncode == code, out
     return out
 
 
@@ -87,8 +87,11 @@ def test_a_run_folder_holds_everything(whole):
     assert any((whole / "tensorboard").iterdir())
 
 
-def test_stopped_and_resumed_equals_uninterrupted(whole, tmp_path):
-    """By SIGTERM; `make test-slow` kills with -9, ten times."""
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 0), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
+)
+def test_stopped_and_resumed_equals_uninterrupted(number, code, whole, tmp_path):
+    """`make test-slow` kills with -9, too, ten times."""
     folder, straight = tmp_path / "stopped", tmp_path / "straight"
     process = started(*SMALL, "--steps", 100_000, "--save-every", 100_000, "--out", folder)
     begun = time.time()
@@ -96,8 +99,8 @@ def test_stopped_and_resumed_equals_uninterrupted(whole, tmp_path):
         assert process.poll() is None, process.communicate()[0]
         assert time.time() - begun < 200
         time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)
-    assert "go on with --resume" in finished(process)
+    process.send_signal(number)
+    assert "go on with --resume" in finished(process, code)
     with Checkpoints(folder, 2) as saved:
         (stopped,) = saved.steps
     # The same number of steps in one go, from the same seed.
@@ -160,6 +163,9 @@ def test_two_processes_train_alike(whole, tmp_path):
     out = [finished(process) for process in both]
     assert "2 process(es)" in out[0]
     np.testing.assert_allclose(losses(folder), losses(whole)[:4], rtol=1e-4)
+    options = ["--resume", "--distributed", "--steps", 10, "--out", folder]
+    for process in [started(*options, JAX_PROCESS_ID=str(i), **variables) for i in range(2)]:
+        finished(process)
     finished(started("--resume", "--steps", 12, "--out", folder))
     np.testing.assert_allclose(losses(folder), losses(whole), rtol=1e-3)
 
@@ -209,6 +215,9 @@ def test_a_run_needs_neither_its_source_nor_for_sampling_its_data(tmp_path, caps
     (tmp_path / "latents.npy").rename(tmp_path / "moved.npy")
     assert run(command.main, "--resume", "--out", folder, "--data", tmp_path / "moved.npy", "--steps", "4") == 0
     assert last_step(folder) == 4
+    again = ["--resume", "--out", folder, "--data", tmp_path / "moved.npy", "--no-conditional", "--flips"]
+    assert run(command.main, *again) == 0
+    assert "nothing to do: --steps 4 are made" in capsys.readouterr().out
     np.save(tmp_path / "moved.npy", pixels + 1)
     assert run(command.main, "--resume", "--out", folder, "--data", tmp_path / "moved.npy", "--steps", "6") == 2
     assert "does not hold the data" in capsys.readouterr().err
@@ -238,10 +247,16 @@ def test_bad_input_is_refused(whole, tmp_path, capsys):
         (["--solver", "heun", "--nfe", "5"], "multiple"),
         (["--rho", "0.5"], "--rho is of --coupling component"),
         (["--coupling", "component"], "draws from a mixture"),
-        (["--source", tmp_path / "none"], "no run folder"),
+        (["--source", tmp_path / "none"], "which is none"),
         (["--batch-size", "4096"], "fewer than --batch-size"),
         (["--out", whole], "already holds a run"),
         (["--ema", "1.5"], "--ema must be from 0"),
+        (["--base", "9"], "--base must be even"),
+        (["--multipliers", "0"], "--multipliers must be at least one number from 1 up"),
+        (["--base", "36", "--head-channels", "5"], "does not divide the 36 channels"),
+        (["--source", "Gaussian"], "--source expects gaussian, mle or a run folder"),
+        (["--seed", str(2**40)], "--seed must be below 2**32"),
+        (["--time-scale", "nan"], "--time-scale must be above 0 and finite"),
     ):
         assert run(command.main, *SMALL, "--out", tmp_path / "new", *args) == 2, args
         assert message in " ".join(capsys.readouterr().err.split()), args
@@ -250,6 +265,8 @@ def test_bad_input_is_refused(whole, tmp_path, capsys):
     assert "--learning-rate differs" in capsys.readouterr().err
     assert run(command.main, "--resume", "--out", tmp_path / "none") == 2
     assert "no training at" in capsys.readouterr().err
+    assert run(sample.main, whole, "--npz", tmp_path / "none" / "x.npz") == 2
+    assert "there is no folder" in capsys.readouterr().err
     assert run(sample.main, whole, "--guidance", "2") == 2
     assert "is not conditional" in capsys.readouterr().err
     assert run(sample.main, whole, "--step", "5") == 2

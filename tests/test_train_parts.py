@@ -226,5 +226,8 @@ def test_bad_solvers_and_runs_are_refused(tmp_path, rng, digits):
         with pytest.raises(InputError, match=message):
             sampler.check_solver(solver, nfe)
     checkpoint.save(tmp_path / "run", mixture_of(rng, digits))
+    sixteenths = replace(digits, pixels=to_features(digits.pixels).reshape(-1, *DIGITS) * 8 + 8)
+    with pytest.raises(InputError, match="fit it to data in the same units"):
+        sources.build(replace(TINY, source=str(tmp_path / "run")), sixteenths, spaces.Pixel())
     with pytest.raises(InputError, match=r"models images of shape \(8, 8, 1\), the data have \(32, 32, 3\)"):
         sources.build(replace(TINY, source=str(tmp_path / "run")), load("photos"), spaces.Pixel())

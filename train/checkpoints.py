@@ -1,5 +1,7 @@
 """Training states on disk, with orbax: saved in the background, the newest and some older ones kept."""
 
+import contextlib
+import logging
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,6 +20,8 @@ class Checkpoints:
 
     def __init__(self, run: Path, keep_last: int = 1, keep_every: int | None = None):
         self.folder = run.absolute() / FOLDER
+        for name in ("absl", "asyncio"):  # what orbax's threads log, with tracebacks, `save` and `wait` raise
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         options = ocp.CheckpointManagerOptions(max_to_keep=keep_last, keep_period=keep_every, create=True)
         self.manager = ocp.CheckpointManager(
             self.folder, options=options, item_handlers=ocp.StandardCheckpointHandler()
@@ -31,7 +35,8 @@ class Checkpoints:
     ) -> None:
         if error is None:
             self.wait()
-        self.manager.close()
+        with contextlib.nullcontext() if error is None else contextlib.suppress(Exception):
+            self.manager.close()  # which raises what its threads raised, once more
 
     @property
     def steps(self) -> list[int]:
@@ -63,17 +68,24 @@ class Checkpoints:
         step = self.steps[-1] if step is None else step
         check(step in self.steps, f"{self.folder} holds no checkpoint of step {step}, only {self.steps}.")
         try:
-            found = self.manager.item_metadata(step)
-        except Exception as error:
-            raise InputError(f"the checkpoint of step {step} in {self.folder} is damaged: {error}") from error
-        _check_same(found, target)
-        try:
+            _check_same(self.manager.item_metadata(step), target)
             return self.manager.restore(step, args=ocp.args.StandardRestore(target))
+        except InputError:
+            raise
         except Exception as error:
-            raise InputError(f"the checkpoint of step {step} in {self.folder} is damaged: {error}") from error
+            others = f"Those of {[n for n in self.steps if n != step]} may be whole: " if len(self.steps) > 1 else ""
+            raise InputError(
+                f"the checkpoint of step {step} in {self.folder} is damaged ({_first_line(error)}). {others}sample "
+                f"with --step, or go on from an earlier one by deleting the folder {step}."
+            ) from error
 
     def _failed(self, error: Exception) -> InputError:
-        return InputError(f"cannot save to {self.folder}: {error}. The checkpoints before it are whole: {self.steps}.")
+        said = _first_line(error)
+        return InputError(f"cannot save to {self.folder}: {said}. The checkpoints before it are whole: {self.steps}.")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0][:200]
 
 
 def _check_same(found: Any, target: Any) -> None:

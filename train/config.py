@@ -8,6 +8,7 @@ and a minibatch assignment (`--coupling ot`) it is published to reach an FID of 
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from math import inf
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -26,7 +27,7 @@ class Config:
     preset: Literal["cifar10", "tiny"] = "cifar10"
     """Defaults of all that follows."""
     out: Path | None = None
-    """Run folder [default: runs/flow-<dataset>-<source>-<coupling>]."""
+    """Run folder [default: runs/flow-<dataset>-<source>-<coupling>, and the space and preset if not the default]."""
     resume: bool = False
     """Go on with the training in the run folder, with its own options."""
 
@@ -63,7 +64,7 @@ class Config:
     blocks: int = 2
     """Residual blocks a level."""
     attention: tuple[int, ...] = (16,)
-    """Heights of the image at which there is self-attention."""
+    """Heights of the image at which there is self-attention; those that no level has are passed over."""
     head_channels: int = 64
     """Channels of an attention head."""
     dropout: float = 0.1
@@ -121,7 +122,8 @@ class Config:
     def run_folder(self) -> Path:
         """Where the run is written."""
         data = self.data.stem if self.data else self.dataset
-        return self.out or Path("runs") / f"flow-{data}-{Path(self.source).name}-{self.coupling}"
+        special = [word for word in (self.space, self.preset) if word not in ("pixel", "cifar10")]
+        return self.out or Path("runs") / "-".join(["flow", data, Path(self.source).name, self.coupling, *special])
 
     def check(self) -> None:
         """Raise InputError for any value that can be refused before the data are seen."""
@@ -134,9 +136,18 @@ class Config:
         for name in ("ema", "dropout"):
             value = getattr(self, name)
             check(0 <= value < 1, f"--{name} must be from 0 up to, not including, 1, got {value}.")
-        for name in ("learning_rate", "clip", "zca_epsilon"):
+        for name in ("learning_rate", "clip", "zca_epsilon", "time_scale"):
             value = getattr(self, name)
-            check(value > 0, f"--{name.replace('_', '-')} must be above 0, got {value}.")
+            check(0 < value < inf, f"--{name.replace('_', '-')} must be above 0 and finite, got {value}.")
+        check(self.seed < 2**32, f"--seed must be below 2**32, got {self.seed}.")
+        check(self.base % 2 == 0, f"--base must be even, got {self.base}.")
+        positive = len(self.multipliers) > 0 and min(self.multipliers) >= 1
+        check(positive, f"--multipliers must be at least one number from 1 up, got {self.multipliers}.")
+        for channels in (self.base * multiplier for multiplier in self.multipliers):
+            check(
+                channels < self.head_channels or channels % self.head_channels == 0,
+                f"--head-channels {self.head_channels} does not divide the {channels} channels of a level.",
+            )
         check(
             self.batch_size % self.accumulate == 0,
             f"--batch-size {self.batch_size} cannot be worked off in --accumulate {self.accumulate} equal parts.",
@@ -148,10 +159,13 @@ class Config:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Config":
-        """The inverse of `to_json`."""
+        """The inverse of `to_json`; options that are not there are the preset's. Raises InputError for unknown ones."""
+        known = {field.name for field in fields(cls)}
+        strange = sorted(values.keys() - known)
+        check(not strange, f"the run has options that this version does not know: {', '.join(strange)}.")
         typed: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
-        paths = {n: Path(typed[n]) for n in ("out", "data", "data_dir") if typed[n] is not None}
-        return cls(**(typed | paths))
+        paths = {n: Path(typed[n]) for n in ("out", "data", "data_dir") if typed.get(n) is not None}
+        return replace(PRESETS[values.get("preset", "cifar10")], **(typed | paths))
 
     def difference(self, other: "Config") -> str | None:
         """The first flag on which two configurations differ, apart from places, the length and what is shown."""
@@ -201,7 +215,7 @@ PRESETS = {"cifar10": Config(), "tiny": TINY}
 
 def parse(args: Sequence[str]) -> Config:
     """The options of a command line, those not given from the preset it names."""
-    named = cli.parse(Config, prog=PROG, args=args).preset
+    named = cli.parse(Config, prog=PROG, args=[arg for arg in args if arg not in ("-h", "--help")]).preset
     return cli.parse(Config, prog=PROG, args=args, default=PRESETS[named])
 
 

@@ -9,19 +9,25 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int
 
-from jgmm.checks import check
+from jgmm.checks import InputError, check
 
 AXIS = "data"
 
 
 def join() -> None:
     """Join the other processes: on TPU pods and under SLURM or MPI they find each other, elsewhere by
-    $JAX_COORDINATOR_ADDRESS, $JAX_NUM_PROCESSES and $JAX_PROCESS_ID."""
+    $JAX_COORDINATOR_ADDRESS, $JAX_NUM_PROCESSES and $JAX_PROCESS_ID. Raises InputError if none are found."""
     count, number = (os.environ.get(f"JAX_{name}") for name in ("NUM_PROCESSES", "PROCESS_ID"))
-    if count is None or number is None:
-        jax.distributed.initialize()
-    else:
-        jax.distributed.initialize(num_processes=int(count), process_id=int(number))
+    try:
+        if count is None or number is None:
+            jax.distributed.initialize()
+        else:
+            jax.distributed.initialize(num_processes=int(count), process_id=int(number))
+    except (ValueError, RuntimeError) as error:
+        raise InputError(
+            f"--distributed found no other processes to join ({error}): outside a TPU pod, SLURM or MPI set "
+            "JAX_COORDINATOR_ADDRESS=HOST:PORT, JAX_NUM_PROCESSES and JAX_PROCESS_ID, from 0."
+        ) from error
 
 
 def mesh() -> Mesh:

@@ -11,7 +11,7 @@ from flax import nnx
 from jax.experimental import multihost_utils
 
 from jgmm import figures
-from jgmm.checks import InputError
+from jgmm.checks import InputError, check
 from jgmm.inputs import check_free
 from train import couplings, devices, runs, world
 from train import step as steps
@@ -27,17 +27,25 @@ from train.unet import n_parameters
 def train(config: Config) -> None:
     """Train as the options say, from the beginning or from the newest checkpoint.
 
+    SIGTERM, and Ctrl-C, which then raises KeyboardInterrupt, save first.
     Raises InputError for bad input, when the loss is no longer finite, and when the disk is full.
     """
-    with _Signal() as stop:
-        _train(config, stop)
+    try:
+        asked = _train(config)
+    except OSError as error:
+        raise InputError(f"cannot write to {config.run_folder}: {error}. What was saved before is whole.") from error
+    if asked == signal.SIGINT:
+        raise KeyboardInterrupt
 
 
-def _train(config: Config, stop: "_Signal") -> None:
+def _train(config: Config) -> int:
+    """The signal that stopped it, or 0."""
     folder = config.run_folder
     check_solver(config.solver, config.nfe)
     devices.check_batch(config.batch_size, config.accumulate)
     if not config.resume:
+        taken = (folder / runs.CONFIG).exists()
+        check(not taken, f"{folder} already holds a run: go on with --resume, or choose another --out.")
         check_free(folder)
     mesh = devices.mesh()
     problem = world.build(config)
@@ -59,13 +67,15 @@ def _train(config: Config, stop: "_Signal") -> None:
     noise = _fixed_noise(config, everything)
     labels = jnp.arange(config.n_samples, dtype=jnp.int32) % problem.classes if problem.classes else None
 
-    with Checkpoints(folder, config.keep_last, config.keep_every) as saved:
+    with Checkpoints(folder, config.keep_last, config.keep_every) as saved, _Signals() as stop:
         if saved.steps and config.resume:
             state = saved.load(abstract(state, places))
             print(f"resuming after step {int(state.step)}")
         else:
             state = jax.device_put(state, places)
         at, seen = int(state.step), []
+        if at >= config.steps:
+            print(f"nothing to do: --steps {config.steps} are made. Give more to go on.")
         records = Records(folder, config.batch_size, at, config.steps)
         stopped = False
         while at < config.steps and not stopped:
@@ -96,6 +106,7 @@ def _train(config: Config, stop: "_Signal") -> None:
             print(f"stopped after step {at}; go on with --resume")
         records.close()
     print(f"run: {folder}")
+    return stop.asked
 
 
 def _means(seen: list[dict[str, Any]]) -> dict[str, float]:
@@ -107,7 +118,7 @@ def _check_finite(state: State, folder: Path) -> None:
     if failed >= 0:
         raise InputError(
             f"the loss or its gradient is not finite in step {failed}: lower --learning-rate, or compute in float32. "
-            f"The checkpoints in {folder} are from before."
+            f"What was saved in {folder} is from before."
         )
 
 
@@ -123,23 +134,27 @@ def _write_grid(path: Path, pixels: np.ndarray) -> np.ndarray:
     return figures.tile(pixels, int(np.ceil(np.sqrt(len(pixels)))))
 
 
-class _Signal:
-    """Notes SIGTERM, so that the training can save before it ends."""
+class _Signals:
+    """Notes SIGTERM, and Ctrl-C the first time, so that the training can save before it ends."""
 
-    asked = False
+    asked = 0
 
     def agreed(self, now: bool) -> bool:
         """Whether to stop. Several processes must stop at the same step: they ask each other, but only `now`."""
         if jax.process_count() == 1:
-            return self.asked
+            return self.asked > 0
         return now and bool(multihost_utils.process_allgather(np.array(self.asked)).any())
 
-    def __enter__(self) -> "_Signal":
-        self.before = signal.signal(signal.SIGTERM, self._note)
+    def __enter__(self) -> "_Signals":
+        self.before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
         return self
 
     def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGTERM, self.before)
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
 
-    def _note(self, *_: object) -> None:
-        self.asked = True
+    def _note(self, number: int, _: object) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = number
+        print("stopping after this step; Ctrl-C again stops at once", flush=True)

@@ -4,10 +4,13 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.summary import image, scalar
 from tqdm import tqdm
 
 METRICS = "metrics.jsonl"
@@ -21,7 +24,11 @@ class Records:
     def __init__(self, folder: Path, batch_size: int, begin: int, steps: int):
         self.folder, self.batch_size = folder, batch_size
         self.first = jax.process_index() == 0
-        self.board = SummaryWriter(str(folder / "tensorboard")) if self.first else None
+        self.board = None
+        if self.first:
+            # Written here and now: on a full disk the library's own thread would die, and the training wait for it.
+            (folder / "tensorboard").mkdir(exist_ok=True)
+            self.board = EventsWriter(str(folder / "tensorboard" / "events"))
         self.bar = tqdm(total=steps, initial=begin, unit="step", disable=not (self.first and sys.stderr.isatty()))
         self.start = self.since = time.perf_counter()
         self.step = begin
@@ -41,7 +48,7 @@ class Records:
             file.write(json.dumps(line) + "\n")
         for name, value in line.items():
             if name not in ("step", "samples"):
-                self.board.add_scalar(name, value, step)
+                self._tell(step, scalar(name, value))
         text = f"loss {means['loss']:.4f}, gradient {means['gradient_norm']:.3f}, {speed:.1f} images/s"
         if self.bar.disable:
             print(f"step {step:7d}  {text}", flush=True)
@@ -51,7 +58,12 @@ class Records:
     def picture(self, step: int, grid: np.ndarray) -> None:
         """A picture [H, W, C] in [0, 1], for TensorBoard."""
         if self.board is not None:
-            self.board.add_image("samples", grid, step, dataformats="HWC")
+            self._tell(step, image("samples", grid, dataformats="HWC"))
+
+    def _tell(self, step: int, summary: Any) -> None:
+        if self.board is not None:
+            self.board.write_event(Event(wall_time=time.time(), step=step, summary=summary))
+            self.board.flush()
 
     def resume_clock(self) -> None:
         """Leave out of the speed what was done since the last line."""
@@ -69,9 +81,9 @@ def _keep_until(path: Path, step: int) -> None:
     kept = []
     for text in path.read_text().splitlines() if path.exists() else ():
         try:
-            line = json.loads(text)
-        except ValueError:  # the line that was being written when the process died
-            break
-        if line["step"] <= step:
+            made = json.loads(text)["step"]
+        except (ValueError, KeyError, TypeError):  # the line that was being written when the process died
+            continue
+        if made <= step:
             kept.append(text + "\n")
     path.write_text("".join(kept))

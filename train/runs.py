@@ -19,10 +19,13 @@ KIND = "jgmm.flow"
 
 
 def begin(config: Config, images: Images, classes: int, start: Origin) -> None:
-    """Write what a run is; the first process does, and only when nothing is resumed."""
-    if config.resume or jax.process_index() > 0:
+    """Write what a run is; the first process does. A resumed run only remembers the options it goes on with."""
+    if jax.process_index() > 0:
         return
     folder = config.run_folder
+    if config.resume:
+        checkpoint.write_json(folder / CONFIG, read(folder) | {"config": config.to_json()})
+        return
     content = {
         "kind": KIND,
         "config": config.to_json(),
@@ -32,12 +35,9 @@ def begin(config: Config, images: Images, classes: int, start: Origin) -> None:
         "mixture": origin.describe(start),
         "versions": checkpoint.versions(),
     }
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        origin.save(folder, start)
-        checkpoint.write_json(folder / CONFIG, content)
-    except OSError as error:
-        raise InputError(f"cannot write to {folder}: {error}") from error
+    folder.mkdir(parents=True, exist_ok=True)
+    origin.save(folder, start)
+    checkpoint.write_json(folder / CONFIG, content)
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -50,6 +50,8 @@ def read(folder: Path) -> dict[str, Any]:
         raise InputError(f"{path} is not valid JSON ({error}): the run is damaged.") from error
     kind = content.get("kind") if isinstance(content, dict) else None
     check(kind == KIND, f"{folder} holds a run of another kind ({kind!r}): expected one of `python -m train`.")
+    missing = {"config", "shape", "classes", "data_sha256", "mixture"} - content.keys()
+    check(not missing, f"{path} is damaged: it lacks {', '.join(sorted(missing))}.")
     return content
 
 

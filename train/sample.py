@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +12,8 @@ from jgmm import cli
 from jgmm.checks import InputError, check
 
 TIMES = 9
+# Draws that the share of rejected ones is estimated from.
+SHARED = 1024
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class Options:
     step: int | None = None
     """Of the checkpoint [default: the newest]."""
     batch_size: int = 256
-    """Images at a time."""
+    """Images at a time; the draws depend on it."""
     out: Path | None = None
     """The picture [default: grid.png, unless --npz is given]."""
     npz: Path | None = None
@@ -54,6 +57,9 @@ def main(args: Sequence[str] | None = None) -> None:
     options = cli.parse(Options, prog="python -m train.sample", args=args)
     check(options.n >= 1, f"--n must be at least 1, got {options.n}.")
     check(options.batch_size >= 1, f"--batch-size must be at least 1, got {options.batch_size}.")
+    check(isfinite(options.guidance), f"--guidance must be finite, got {options.guidance}.")
+    check(0 <= options.seed < 2**32, f"--seed must be from 0 to below 2**32, got {options.seed}.")
+    cli.check_output("--npz", options.npz, ".npz")
     cli.check_picture("--out", options.out)
     cli.check_picture("--trajectory", options.trajectory)
 
@@ -70,7 +76,6 @@ def _run(options: Options) -> None:
     import numpy as np
 
     from jgmm import figures
-    from train import sources
     from train.flow import load
     from train.sampler import images
 
@@ -82,8 +87,8 @@ def _run(options: Options) -> None:
         f"{options.run} makes images of shape {flow.shape}, which no picture shows: write them with --npz FILE.",
     )
     labels = _labels(options, flow.classes)
-    source = sources.prune(flow.source, _images(options), flow.space) if options.prune else flow.source
     key = jax.random.key(options.seed)
+    source = _pruned(options, flow, key) if options.prune else flow.source
 
     draw = jax.jit(images, static_argnames=("structure", "solver", "nfe", "guidance"))
     how = {"solver": options.solver, "nfe": options.nfe, "guidance": options.guidance}
@@ -116,20 +121,23 @@ def _run(options: Options) -> None:
             frames = np.asarray(follow(jnp.asarray(starts[0][:8]), 0, times).x)
             figures.trajectories(options.trajectory, frames, np.asarray(times))
     except OSError as error:
-        raise InputError(f"cannot write {error.filename}: {error.strerror}.") from error
+        raise InputError(f"cannot write {error.filename or 'the images'}: {error.strerror}.") from error
     for path in (out, options.npz, options.trajectory):
         if path:
             print(path)
 
 
-def _images(options: Options) -> Any:
-    """Those that the run was trained on."""
-    from train import runs, world
+def _pruned(options: Options, flow: Any, key: Any) -> Any:
+    """The source without draws along directions in which none of the images lies that the run was trained on."""
+    from train import runs, sources, world
 
     config = runs.kept_config(options.run)
     images = world.load_images(replace(config, data_dir=options.data_dir or config.data_dir))
     runs.check_same_data(options.run, images)
-    return images
+    source = sources.prune(flow.source, images, flow.space)
+    share = 1 - source.keeps(flow.source.draw(key, SHARED)).mean()
+    print(f"--prune: {len(source.axes)} directions without images; {100 * share:.1f}% of the draws are rejected")
+    return source
 
 
 def _labels(options: Options, classes: int) -> Any:
@@ -139,7 +147,8 @@ def _labels(options: Options, classes: int) -> Any:
     check(classes > 0 or not asked, f"{options.run} is not conditional: leave out --label and --guidance.")
     if not classes:
         return None
-    check(options.label is None or 0 <= options.label < classes, f"--label must be from 0 to {classes - 1}.")
+    fits = options.label is None or 0 <= options.label < classes
+    check(fits, f"--label must be from 0 to {classes - 1}, got {options.label}.")
     if options.label is None:
         return (np.arange(options.n) % classes).astype(np.int32)
     return np.full(options.n, options.label, np.int32)

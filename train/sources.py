@@ -3,12 +3,13 @@
 import abc
 from collections.abc import Callable
 from dataclasses import field, replace
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 import jgmm
 from jgmm import checkpoint, pca
@@ -24,6 +25,8 @@ from train.spaces import Space
 
 # Draws that the mean norm of a source is estimated from.
 DRAWS = 8192
+# Draws and images that a mixture's units are compared by, and how many times another deviation can be.
+SHOWN, OTHER_UNITS = 256, 4
 # Pruning (arXiv 2512.18184): an axis is sparse if no image has a larger cosine with it, and a draw is rejected if its
 # cosine with a sparse axis is larger.
 SPARSE, REJECTED = 0.01, 0.048
@@ -90,15 +93,19 @@ class Pruned:
     inner: NoiseSource
     axes: Float[Array, "a p"]
 
+    def keeps(self, x: Float[Array, "n h w c"]) -> Bool[Array, " n"]:
+        """Which draws are not rejected."""
+        flat = x.reshape(x.shape[0], -1)
+        cosine = matmul(flat, self.axes.T) / jnp.linalg.norm(flat, axis=1, keepdims=True)
+        return (cosine <= REJECTED).all(axis=1)
+
     def draw(self, key: PRNGKeyArray, n: int) -> Float[Array, "n h w c"]:
         kept: list[np.ndarray] = []
         for i in range(1000):
             if sum(map(len, kept)) >= n:
                 break
             x = self.inner.draw(jax.random.fold_in(key, i), n)
-            flat = x.reshape(n, -1)
-            cosine = matmul(flat, self.axes.T) / jnp.linalg.norm(flat, axis=1, keepdims=True)
-            kept.append(np.asarray(x)[~np.asarray((cosine > REJECTED).any(axis=1))])
+            kept.append(np.asarray(x)[np.asarray(self.keeps(x))])
         found = np.concatenate(kept)[:n]
         check(len(found) == n, f"--prune rejects nearly all draws: {len(found)} of {1000 * n} were left.")
         return jnp.asarray(found)
@@ -119,6 +126,10 @@ def mle(config: Config, images: Images, space: Space) -> Mixture:
 
 def fitted(config: Config, images: Images, space: Space) -> Mixture:
     """The mixture of a run folder. Raises InputError for images of another shape, and one computed in float64."""
+    check(
+        Path(config.source).is_dir(),
+        f"--source expects gaussian, mle or a run folder of jgmm.fit, got {config.source!r}, which is none.",
+    )
     theirs = checkpoint.read_config(config.source)["source"]
     shape = tuple(theirs["shape"])
     check(
@@ -126,7 +137,22 @@ def fitted(config: Config, images: Images, space: Space) -> Mixture:
     )
     single = theirs["dtype"] == "float32"
     check(single, f"--source {config.source} was computed in float64: fit it with --dtype float32.")
-    return Mixture(space.prepare(checkpoint.load(config.source)), space)
+    params = checkpoint.load(config.source)
+    _check_units(config, params, images)
+    return Mixture(space.prepare(params), space)
+
+
+def _check_units(config: Config, params: jgmm.Source, images: Images) -> None:
+    """Raise InputError for a mixture of pixels in other units, of which images would be no draws."""
+    x0 = jgmm.sample(jax.random.key(0), params, SHOWN)
+    theirs = np.asarray(x0 * params.std[None] + params.mean[None], np.float64)
+    ours = rescale(images.pixels[:: -(-len(images) // SHOWN)]).astype(np.float64)
+    least, most = sorted([theirs.std(), ours.std()])
+    check(
+        abs(theirs.mean() - ours.mean()) <= OTHER_UNITS * most <= OTHER_UNITS**2 * least,
+        f"--source {config.source} models pixels of {theirs.mean():.3g} ± {theirs.std():.3g}, the data have "
+        f"{ours.mean():.3g} ± {ours.std():.3g}: fit it to data in the same units (8-bit pixels are read as [-1, 1]).",
+    )
 
 
 # Any other name is that of a run folder.

@@ -174,7 +174,9 @@ def _conv(inputs: int, outputs: int, strides: int = 1, **options: Any) -> nnx.Co
 
 def _norm(channels: int, **options: Any) -> nnx.GroupNorm:
     # A group of one channel would lose what the time adds to it.
-    return nnx.GroupNorm(channels, max(1, min(GROUPS, channels // SMALLEST_GROUP)), epsilon=1e-5, **options)
+    most = max(1, min(GROUPS, channels // SMALLEST_GROUP))
+    groups = next(n for n in range(most, 0, -1) if channels % n == 0)
+    return nnx.GroupNorm(channels, groups, epsilon=1e-5, **options)
 
 
 def _frequencies(t: Array, width: int) -> Float[Array, "b width"]:
