@@ -154,7 +154,7 @@ class _Signals:
             signal.signal(number, handler)
 
     def _note(self, number: int, _: object) -> None:
-        if self.asked:
+        if self.asked and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.asked = number
         print("stopping after this step; Ctrl-C again stops at once", flush=True)
