@@ -16,11 +16,12 @@ install: .venv/installed
 fit: install
 	$(BIN)/python -m jgmm.fit --dataset photos --k 100 --holdout 0.1 --out runs/photos-k100-$$(date +%Y%m%d-%H%M%S)
 
+# The tests run in as many processes as there are cores, up to four: threads of NumPy's own would only wait for each other.
 test: install
-	$(BIN)/python -m pytest -m "not slow"
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow"
 
 test-slow: install
-	$(BIN)/python -m pytest -m slow
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
 
 lint: install
 	$(BIN)/ruff check .

@@ -23,7 +23,7 @@ def digits():
     return jnp.asarray(codes[order[:1400]]), jnp.asarray(codes[order[1400:]])
 
 
-@pytest.mark.parametrize("family", ["full", "tied"])
+@pytest.mark.parametrize("family", ["full", pytest.param("tied", marks=pytest.mark.slow)])
 def test_em_and_gradients_reach_the_same_optimum(family, digits):
     train, held_out = digits
     start = em.fit(jax.random.key(0), train, k=5, covariance_type=family, max_iter=1).gmm
@@ -61,6 +61,7 @@ def turned_s_curve():
     return tuple(jnp.asarray(a, jnp.float32) for a in (context[:3000], target[:3000], context[3000:], target[3000:]))
 
 
+@pytest.mark.slow
 def test_a_mixture_beats_one_gaussian_on_a_many_valued_target(turned_s_curve):
     context, target, other_context, other_target = turned_s_curve
     score = {}

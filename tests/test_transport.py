@@ -12,7 +12,7 @@ from jgmm.covariance.full import Full
 from jgmm.interpolant import figures, learned, solvers
 from jgmm.mixture import GMM
 
-NAMES = ["diagonal entropic map", "full map", "joint"]
+NAMES = [pytest.param("diagonal entropic map", marks=pytest.mark.slow), "full map", "joint"]
 
 
 def sliced_w2(x, y, directions=50):
