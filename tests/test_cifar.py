@@ -28,8 +28,9 @@ def codes(rotation, pixels, d, dtype):
     return x.astype(dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("family", ["full", *(pytest.param(f, marks=pytest.mark.slow) for f in SKLEARN if f != "full")])
+@pytest.mark.parametrize("family", SKLEARN)
 def test_parity_with_scikit_learn_in_64_dimensions(family, rotation, pixels):
     """Twenty iterations on 5,000 images in float64: weights, means and covariances within 1e-6 relative."""
     x = codes(rotation, pixels[:5000], 64, np.float64)

@@ -65,6 +65,7 @@ def test_marginals_of_pixels(rotated, rng):
     np.testing.assert_allclose(found.means, expected.means, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_float32_is_close_to_float64(rng):
     params, whole = source_and_dense(rng, "diag", dtype="float32")
     x0 = source.sample(jax.random.key(0), params, 3)

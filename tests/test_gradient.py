@@ -43,6 +43,7 @@ def test_em_and_gradients_reach_the_same_optimum(family, digits):
     assert found.log_likelihoods[-1] > found.log_likelihoods[0]
 
 
+@pytest.mark.slow
 def test_an_optimiser_with_a_line_search(digits):
     train, _ = digits
     start = em.fit(jax.random.key(0), train, k=3, covariance_type="tied-diag", max_iter=1).gmm

@@ -61,6 +61,7 @@ def test_likelihood_by_change_of_variables_is_the_closed_form(x64):
     np.testing.assert_allclose(by_flow, ip.log_prob(path, 1.0, x1), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_heun_is_of_second_order(x64):
     path = ip.path(ip.couple(*ends("diag"), "optimal", "map"))
     x0, _, _ = ip.sample(jax.random.key(0), path, 0.0, 20)
@@ -128,6 +129,7 @@ def test_effective_components_and_continuity():
     assert jnp.abs(ip.continuity_residual(path, 0.5, x)).max() < 1e-3
 
 
+@pytest.mark.slow
 def test_a_learned_field_comes_close():
     path = ip.path(ip.couple(*ends("full", k=2), "independent"))
     field = learned.learn(jax.random.key(0), path, steps=400, batch_size=512, width=64, depth=2)
