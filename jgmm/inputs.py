@@ -65,11 +65,11 @@ def images_for(
     return own.held_out or own.train
 
 
-def check_free(folder: Path) -> None:
-    """Raise InputError unless a new run can be written to the folder."""
+def check_free(folder: Path, remedy: str = "choose another --out") -> None:
+    """Raise InputError unless a new run can be written to the folder; `remedy` is for one that holds a finished run."""
     check(
         not (folder / checkpoint.CONFIG).exists(),
-        f"{folder} already holds a run: choose another --out.",
+        f"{folder} already holds a run: {remedy}.",
     )
     check(
         not (folder / checkpoint.PROGRESS).exists(),

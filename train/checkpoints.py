@@ -73,11 +73,10 @@ class Checkpoints:
         except InputError:
             raise
         except Exception as error:
-            others = f"Those of {[n for n in self.steps if n != step]} may be whole: " if len(self.steps) > 1 else ""
-            raise InputError(
-                f"the checkpoint of step {step} in {self.folder} is damaged ({_first_line(error)}). {others}sample "
-                f"with --step, or go on from an earlier one by deleting the folder {step}."
-            ) from error
+            others = [n for n in self.steps if n != step]
+            remedy = f" Those of {others} may be whole: sample with --step; to go on, delete the folder {step}."
+            said = f"the checkpoint of step {step} in {self.folder} is damaged ({_first_line(error)})."
+            raise InputError(said + (remedy if others else "")) from error
 
     def _failed(self, error: Exception) -> InputError:
         said = _first_line(error)

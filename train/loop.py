@@ -11,7 +11,7 @@ from flax import nnx
 from jax.experimental import multihost_utils
 
 from jgmm import figures
-from jgmm.checks import InputError, check
+from jgmm.checks import InputError
 from jgmm.inputs import check_free
 from train import couplings, devices, runs, world
 from train import step as steps
@@ -44,9 +44,7 @@ def _train(config: Config) -> int:
     check_solver(config.solver, config.nfe)
     devices.check_batch(config.batch_size, config.accumulate)
     if not config.resume:
-        taken = (folder / runs.CONFIG).exists()
-        check(not taken, f"{folder} already holds a run: go on with --resume, or choose another --out.")
-        check_free(folder)
+        check_free(folder, "go on with --resume, or choose another --out")
     mesh = devices.mesh()
     problem = world.build(config)
     model = world.network(config, problem.images.shape, problem.classes)
@@ -67,7 +65,8 @@ def _train(config: Config) -> int:
     noise = _fixed_noise(config, everything)
     labels = jnp.arange(config.n_samples, dtype=jnp.int32) % problem.classes if problem.classes else None
 
-    with Checkpoints(folder, config.keep_last, config.keep_every) as saved, _Signals() as stop:
+    # Signals are noted until all is on disk.
+    with _Signals() as stop, Checkpoints(folder, config.keep_last, config.keep_every) as saved:
         if saved.steps and config.resume:
             state = saved.load(abstract(state, places))
             print(f"resuming after step {int(state.step)}")

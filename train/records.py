@@ -57,8 +57,7 @@ class Records:
 
     def picture(self, step: int, grid: np.ndarray) -> None:
         """A picture [H, W, C] in [0, 1], for TensorBoard."""
-        if self.board is not None:
-            self._tell(step, image("samples", grid, dataformats="HWC"))
+        self._tell(step, image("samples", grid, dataformats="HWC"))
 
     def _tell(self, step: int, summary: Any) -> None:
         if self.board is not None:

@@ -144,8 +144,7 @@ def fitted(config: Config, images: Images, space: Space) -> Mixture:
 
 def _check_units(config: Config, params: jgmm.Source, images: Images) -> None:
     """Raise InputError for a mixture of pixels in other units, of which images would be no draws."""
-    x0 = jgmm.sample(jax.random.key(0), params, SHOWN)
-    theirs = np.asarray(x0 * params.std[None] + params.mean[None], np.float64)
+    theirs = np.asarray(jgmm.sample(jax.random.key(0), normalize(params, "none"), SHOWN), np.float64)
     ours = rescale(images.pixels[:: -(-len(images) // SHOWN)]).astype(np.float64)
     least, most = sorted([theirs.std(), ours.std()])
     check(

@@ -63,7 +63,9 @@ def build(config: Config) -> Problem:
     check(len(images) >= config.batch_size, f"{len(images)} images are fewer than --batch-size {config.batch_size}.")
     if config.resume:
         runs.check_same_data(config.run_folder, images)
-    start = runs.kept_origin(config.run_folder) if config.resume else origin.build(config, images)
+        start = runs.kept_origin(config.run_folder)
+    else:
+        start = origin.build(config, images)
     coupling = couplings.build(config, images, start.source)
     return Problem(images, classes, start, World(jnp.asarray(images.pixels), labels, start.space, coupling))
 
