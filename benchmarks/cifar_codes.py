@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jgmm import em, pca
+from jgmm.commands.fitting import encode
 from jgmm.covariance.base import Prior
 from jgmm.data import load
-from jgmm.workflow import encode
 
 
 def load_pixels(data_dir: Path | None) -> tuple[str, np.ndarray]:
@@ -20,13 +20,13 @@ def load_pixels(data_dir: Path | None) -> tuple[str, np.ndarray]:
 
 def codes(pixels: np.ndarray, d: int) -> tuple[np.ndarray, np.ndarray]:
     """The first d codes, float32, as `python -m jgmm.fit` makes them, and the metric of the pixels for k-means."""
-    rotation, _ = pca.fit(pixels, None if d == pixels.shape[1] else d, scale=1 / 127.5, shift=-1.0)
+    rotation, _ = fit_pca(pixels, None if d == pixels.shape[1] else d, scale=1 / 127.5, shift=-1.0)
     return np.asarray(encode(rotation, pixels, "float32")[0]), np.asarray(rotation.code_variances())
 
 
 def fit(x: np.ndarray, metric: np.ndarray, family: str, k: int, iterations: int, reg_covar: float) -> em.EMState:
     """So many iterations of EM from k-means, with `reg_covar` for the only floor."""
-    return em.fit(
+    return run_em(
         jax.random.key(0),
         jnp.asarray(x),
         k=k,

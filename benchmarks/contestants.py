@@ -39,7 +39,7 @@ def jgmm(x: np.ndarray, start: Parameters, iterations: int, reg_covar: float) ->
 
     def go_on(n: int) -> GMM:
         ticks[:] = []
-        state = em.fit(
+        state = run_em(
             jax.random.key(0),
             data,
             k=first.k,

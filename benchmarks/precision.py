@@ -22,9 +22,9 @@ import numpy as np
 import tyro
 from cifar_codes import codes, load_pixels
 
-import jgmm.centred
 import jgmm.covariance.full
-import jgmm.stats
+import jgmm.em.statistics
+import jgmm.numerics.distances
 from jgmm import em, mixture
 from jgmm.covariance.base import Prior
 from jgmm.mixture import GMM
@@ -74,7 +74,7 @@ PRODUCTS: dict[str, Product] = {
 @contextlib.contextmanager
 def products_by(product: Product) -> Iterator[None]:
     """Every product of EM and of densities by `product`."""
-    modules = (jgmm.centred, jgmm.covariance.full, jgmm.stats)
+    modules = (jgmm.numerics.distances, jgmm.covariance.full, jgmm.em.statistics)
     kept = [module.matmul for module in modules]
     for module in modules:
         module.matmul = product
@@ -91,24 +91,24 @@ def main(options: Options) -> None:
     data_name, pixels = load_pixels(options.data_dir)
     x = jnp.asarray(codes(pixels[: options.n], options.d)[0])
     prior = Prior(0.0, 1.0, options.reg_covar, 0.0)
-    begin = em.fit(jax.random.key(0), x, k=options.k, covariance_type="full", max_iter=5, tol=0.0, prior=prior).gmm
+    begin = run_em(jax.random.key(0), x, k=options.k, covariance_type="full", max_iter=5, tol=0.0, prior=prior).gmm
 
     def go_on(gmm: GMM, data: jax.Array) -> GMM:
         iterations = options.iterations
-        fitted = em.fit(jax.random.key(0), data, k=options.k, start=gmm, max_iter=iterations, tol=0.0, prior=prior)
+        fitted = run_em(jax.random.key(0), data, k=options.k, start=gmm, max_iter=iterations, tol=0.0, prior=prior)
         return fitted.gmm
 
     by: dict[str, tuple[np.ndarray, GMM | None]] = {}
     for name, product in PRODUCTS.items():
         with products_by(product):
-            densities = np.asarray(mixture.log_prob(begin, x), np.float64)
+            densities = np.asarray(begin.log_prob(x), np.float64)
             try:
                 by[name] = densities, go_on(begin, x)
             except jgmm.InputError:
                 by[name] = densities, None
     jax.config.update("jax_enable_x64", True)
     data, begin64 = jnp.asarray(x, jnp.float64), as_float64(begin)
-    true, best = np.asarray(mixture.log_prob(begin64, data)), mean_log_prob(go_on(begin64, data), data)
+    true, best = np.asarray(begin64.log_prob(data)), mean_log_prob(go_on(begin64, data), data)
     print("each against float64, nats an image")
     print(f"{data_name} PCA-{options.d}, N={options.n}, K={options.k} full; {jax.default_backend()}\n")
     print(
@@ -126,7 +126,7 @@ def as_float64(gmm: GMM) -> GMM:
 
 
 def mean_log_prob(gmm: GMM, x: jax.Array) -> float:
-    return float(mixture.log_prob(gmm, x).mean())
+    return float(gmm.log_prob(x).mean())
 
 
 if __name__ == "__main__":

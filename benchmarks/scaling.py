@@ -1,7 +1,7 @@
 """How the cost of an EM iteration grows with N, K and D: python benchmarks/scaling.py --data-dir DIR.
 
 Fits of full and of diagonal covariances to principal codes of CIFAR-10, one of N, K, D changed at a time; the median of
-the last iterations, as a ratio to the largest fit, and the exponent between neighbours.
+the last iterations, as a ratio to the largest fit, and the exponent between neighbors.
 """
 
 import itertools
@@ -36,7 +36,7 @@ def main(options: Options) -> None:
 
     def seconds(family: str, n: int, k: int, d: int) -> float:
         ticks: list[float] = []
-        em.fit(
+        run_em(
             jax.random.key(0),
             jnp.asarray(z[:n, :d]),
             k=k,

@@ -91,7 +91,7 @@ def peak(dtype: str, repeats: int) -> float:
 
 
 def speed(config: Config, repeats: int) -> tuple[float, float]:
-    """Images a second, and FLOP/s as XLA counts them before it optimises, of steps that follow one another."""
+    """Images a second, and FLOP/s as XLA counts them before it optimizes, of steps that follow one another."""
     problem = world.build(config)
     structure, parameters = nnx.split(world.network(config, problem.images.shape, 0))
     state, index = step.begin(config, parameters), _index(config, problem)

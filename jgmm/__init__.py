@@ -3,43 +3,48 @@
 Public names are imported when first used, so that `import jgmm` and the commands' `--help` cost nothing.
 """
 
-import pkgutil
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jgmm import completion as completion
-    from jgmm import distribution as distribution
-    from jgmm import em as em
     from jgmm import interpolant as interpolant
-    from jgmm import mixture as mixture
-    from jgmm.checkpoint import load as load
-    from jgmm.checkpoint import save as save
-    from jgmm.checks import InputError as InputError
+    from jgmm.checkpoint.models import load as load
+    from jgmm.checkpoint.models import save as save
     from jgmm.conditional import ConditionalGMM as ConditionalGMM
+    from jgmm.covariance.prior import Floor as Floor
+    from jgmm.covariance.prior import Prior as Prior
+    from jgmm.em.fitting import EMFit as EMFit
+    from jgmm.em.fitting import fit_em as fit_em
+    from jgmm.encoder.pca import PCA as PCA
+    from jgmm.errors import InputError as InputError
     from jgmm.gradient import fit_gradient as fit_gradient
     from jgmm.mixture import GMM as GMM
-    from jgmm.pca import PCA as PCA
     from jgmm.source import Source as Source
     from jgmm.source import log_prob as log_prob
+    from jgmm.source import normalize as normalize
     from jgmm.source import sample as sample
+    from jgmm.source import unnormalized as unnormalized
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 _PUBLIC = {
     "ConditionalGMM": "jgmm.conditional:ConditionalGMM",
+    "EMFit": "jgmm.em.fitting:EMFit",
+    "Floor": "jgmm.covariance.prior:Floor",
     "GMM": "jgmm.mixture:GMM",
-    "InputError": "jgmm.checks:InputError",
-    "PCA": "jgmm.pca:PCA",
+    "InputError": "jgmm.errors:InputError",
+    "PCA": "jgmm.encoder.pca:PCA",
+    "Prior": "jgmm.covariance.prior:Prior",
     "Source": "jgmm.source:Source",
     "completion": "jgmm.completion",
-    "distribution": "jgmm.distribution",
-    "em": "jgmm.em",
+    "fit_em": "jgmm.em.fitting:fit_em",
     "fit_gradient": "jgmm.gradient:fit_gradient",
     "interpolant": "jgmm.interpolant",
-    "load": "jgmm.checkpoint:load",
+    "load": "jgmm.checkpoint.models:load",
     "log_prob": "jgmm.source:log_prob",
-    "mixture": "jgmm.mixture",
+    "normalize": "jgmm.source:normalize",
     "sample": "jgmm.source:sample",
-    "save": "jgmm.checkpoint:save",
+    "save": "jgmm.checkpoint.models:save",
+    "unnormalized": "jgmm.source:unnormalized",
 }
 __all__ = list(_PUBLIC)
 
@@ -47,8 +52,10 @@ __all__ = list(_PUBLIC)
 def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module 'jgmm' has no attribute {name!r}")
+    import pkgutil
+
     return pkgutil.resolve_name(_PUBLIC[name])
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_PUBLIC])
+    return sorted([*_PUBLIC, "__version__"])

@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from jgmm import cli
-from jgmm.checks import InputError, check
-from jgmm.options import one_of
-from jgmm.tables import DATASETS
+from jgmm.commands import cli
+from jgmm.commands.options import one_of
+from jgmm.errors import InputError, check
+from jgmm.registry import DATASETS
 
 
 @dataclass(frozen=True)
@@ -18,23 +18,23 @@ class Options:
     """Show one half of some images to a fitted mixture and let it complete them."""
 
     run: tyro.conf.Positional[Path]
-    """Run folder written by `python -m jgmm.fit`."""
+    """The run folder, written by `python -m jgmm.fit` or `jgmm.save`."""
     known: Literal["top", "bottom", "left", "right"] = "top"
-    """The half that is given."""
+    """The half of every image that is given."""
     n: int = 8
-    """Number of images."""
+    """The number of images."""
     draws: int = 3
-    """Completions drawn for each, beside the mean."""
+    """The number of completions drawn for each image, beside the mean."""
     data: Path | None = None
-    """A .npy or .npz file of images [default: the run's own, those kept out of the fit if there are any]."""
+    """The .npy or .npz file of images [default: the run's own, those held out of the fit if there are any]."""
     dataset: Annotated[str | None, one_of(DATASETS)] = None
-    """A data set instead."""
+    """The data set to take the images from instead."""
     data_dir: Path | None = None
-    """Folder with the CIFAR-10 files."""
+    """The folder that holds the CIFAR-10 files."""
     out: Path = Path("completion.png")
-    """The picture."""
+    """The picture to write."""
     seed: int = 0
-    """Of the choice of images and of the draws."""
+    """The seed of the choice of images and of the draws."""
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -49,35 +49,33 @@ def main(args: Sequence[str] | None = None) -> None:
     import jax.numpy as jnp
     import numpy as np
 
-    from jgmm import checkpoint, figures
-    from jgmm.completion import complete
-    from jgmm.data import rescale
-    from jgmm.inputs import images_for
+    from jgmm.checkpoint.models import load_source, read_config
+    from jgmm.commands.inputs import images_for
+    from jgmm.completion import complete_images
+    from jgmm.data import is_image, rescale
+    from jgmm.figures.images import completions
     from jgmm.source import pixel_moments
 
     cli.compile_once()
-    config = checkpoint.read_config(options.run)
-    jax.config.update("jax_enable_x64", config["source"]["dtype"] == "float64")
-    params = checkpoint.load(options.run)
-    check(figures.is_image(params.shape), f"{options.run} models vectors of shape {params.shape}, not images.")
+    config = read_config(options.run)
+    jax.config.update("jax_enable_x64", config["model"]["dtype"] == "float64")
+    source = load_source(options.run)
+    check(is_image(source.shape), f"{options.run} models vectors of shape {source.shape}, not images.")
     images = images_for(config, options.data, options.dataset, options.data_dir)
-    check(images.shape == params.shape, f"the run models images of {params.shape}, the data are {images.shape}.")
+    check(images.shape == source.shape, f"the run models images of {source.shape}, the data are {images.shape}.")
     chosen = np.random.default_rng(options.seed).choice(len(images), min(options.n, len(images)), replace=False)
-    pixels = rescale(images.pixels[chosen], params.gmm.means.dtype)
-    known = _half(params.shape, options.known)
-    x0 = (jnp.asarray(pixels) - params.mean[None]) / params.std[None]
-    found = complete(jax.random.key(options.seed), params, x0, known, draws=options.draws)
+    pixels = rescale(images.pixels[chosen], source.gmm.means.dtype)
+    known = _half(source.shape, options.known)
+    x0 = source.from_pixels(jnp.asarray(pixels))
+    found = complete_images(jax.random.key(options.seed), source, x0, known, draws=options.draws)
 
-    def in_pixels(x: jax.Array) -> np.ndarray:
-        return np.asarray(x) * np.asarray(params.std) + np.asarray(params.mean)
-
-    mean, draws = in_pixels(found.mean), in_pixels(found.draws)
+    mean, draws = np.asarray(source.to_pixels(found.mean)), np.asarray(source.to_pixels(found.draws))
     unknown = ~known
     missed = np.sqrt(((mean - pixels)[:, unknown] ** 2).mean())
-    blind = np.sqrt(((np.asarray(pixel_moments(params)[0]) - pixels)[:, unknown] ** 2).mean())
+    blind = np.sqrt(((np.asarray(pixel_moments(source)[0]) - pixels)[:, unknown] ** 2).mean())
     print(f"error of the mean: {missed:.3f} in [-1, 1] pixels, root mean square; with nothing known, {blind:.3f}")
     try:
-        figures.completions(options.out, pixels, known, mean, draws)
+        completions(options.out, pixels, known, mean, draws)
     except OSError as error:
         raise InputError(f"cannot write {options.out}: {error}") from error
     print(options.out)

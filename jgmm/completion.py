@@ -19,10 +19,11 @@ import numpy as np
 from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from jgmm.checks import check
-from jgmm.covariance.full import Full, lower_factor
+from jgmm.covariance.full import Full
+from jgmm.encoder.base import decode_means
+from jgmm.errors import check
 from jgmm.mixture import GMM, LOG_2PI
-from jgmm.products import matmul
+from jgmm.numerics.linalg import lower_factor, matmul
 from jgmm.source import Source
 
 # A component whose share in an image is smaller takes no part in the mean.
@@ -32,7 +33,7 @@ NEGLIGIBLE = 1e-6
 class Completion(NamedTuple):
     """Images of which some pixels were given.
 
-    Fields:
+    Attributes:
         mean: E[x0 | known], in which the known pixels are as given.
         draws: samples of p(x0 | known), likewise.
         responsibilities: p(k | known).
@@ -45,80 +46,80 @@ class Completion(NamedTuple):
     log_prob: Float[Array, " n"]
 
 
-def marginal(params: Source, pixels: Sequence[int]) -> GMM:
-    """The mixture of some entries of the flattened x0, with full covariances. `jgmm.mixture.conditional` of it gives
-    some of them given the others. For few pixels: K matrices of their number squared.
+def pixel_marginal(source: Source, pixels: Sequence[int]) -> GMM:
+    """The mixture of some entries of the flattened x0, with full covariances, K matrices of their number squared: for
+    few pixels. `GMM.conditional` of it gives some of them given the others.
 
     Raises InputError for a source without a density and pixels that are none of its.
     """
-    index = _pixels(params, np.asarray(pixels))
-    rows = jax.lax.map(lambda k: _rows(params, index, k), jnp.arange(params.gmm.k))
-    return GMM(params.gmm.log_weights, _means(params)[:, index], Full(lower_factor(rows)))
+    index = _pixels(source, np.asarray(pixels))
+    rows = jax.lax.map(lambda k: _rows(source, index, k), jnp.arange(source.gmm.k))
+    return GMM(source.gmm.log_weights, _means(source)[:, index], Full(lower_factor(rows)))
 
 
-def complete(
+def complete_images(
     key: PRNGKeyArray,
-    params: Source,
+    source: Source,
     x0: Float[Array, "n ..."],
     known: Bool[np.ndarray, "..."],
     *,
     draws: int = 1,
 ) -> Completion:
-    """The unknown pixels of normalised images given the known ones, by the exact conditional mixture.
+    """The unknown pixels of normalized images given the known ones, by the exact conditional mixture.
 
-    Arguments:
+    Args:
         x0: [n, *shape]; what it holds at unknown pixels is not read.
         known: of the shape of an image; neither all nor none.
         draws: samples an image.
     Raises InputError for wrong shapes, a mask that leaves nothing to do, and a source without a density.
     """
-    check(x0.shape[1:] == params.shape, f"expected images of shape {('n', *params.shape)}, got {x0.shape}.")
-    check(x0.shape[0] > 0 and jnp.issubdtype(x0.dtype, jnp.floating), f"expected normalised images, got {x0.dtype}.")
+    check(x0.shape[1:] == source.shape, f"expected images of shape {('n', *source.shape)}, got {x0.shape}.")
+    check(x0.shape[0] > 0 and jnp.issubdtype(x0.dtype, jnp.floating), f"expected normalized images, got {x0.dtype}.")
     check(known.dtype == bool, f"expected a mask of booleans, got {known.dtype}.")
-    check(known.shape == params.shape, f"expected a mask of shape {params.shape}, got {known.shape}.")
+    check(known.shape == source.shape, f"expected a mask of shape {source.shape}, got {known.shape}.")
     check(known.any() and not known.all(), "the mask must leave some pixels known and some unknown.")
     check(draws >= 0, f"draws must be at least 0, got {draws}.")
-    a, b = (_pixels(params, np.flatnonzero(mask)) for mask in (~known, known))
-    n, k = x0.shape[0], params.gmm.k
+    a, b = (_pixels(source, np.flatnonzero(mask)) for mask in (~known, known))
+    n, k = x0.shape[0], source.gmm.k
     flat = x0.reshape(n, -1)
-    means, y = _means(params), flat[:, b]
+    means, y = _means(source), flat[:, b]
     check(bool(jnp.isfinite(y).all()), "the known pixels contain NaN or infinite values.")
 
-    evidence = jnp.stack([_evidence(params, b, jnp.array(i), means, y) for i in range(k)], axis=1)
+    evidence = jnp.stack([_evidence(source, b, jnp.array(i), means, y) for i in range(k)], axis=1)
     r = jax.nn.softmax(evidence, axis=1)
     for_components, for_noise = jax.random.split(key)
     chosen = jax.random.categorical(for_components, jnp.log(r)[:, None], axis=-1, shape=(n, draws))
-    noise = jax.random.normal(for_noise, (n, draws, _n_latent(params)), flat.dtype)
+    noise = jax.random.normal(for_noise, (n, draws, _n_latent(source)), flat.dtype)
     mean, drawn = jnp.zeros((n, a.shape[0]), flat.dtype), jnp.zeros((n, draws, a.shape[0]), flat.dtype)
     needed = np.flatnonzero((r > NEGLIGIBLE).any(axis=0))
     for i in np.union1d(needed, np.unique(chosen)):
-        one_mean, one_draws = _given(params, a, b, jnp.array(i), means, y, noise)
+        one_mean, one_draws = _given(source, a, b, jnp.array(i), means, y, noise)
         mean = mean + r[:, i, None] * one_mean
         drawn = jnp.where((chosen == i)[:, :, None], one_draws, drawn)
 
     def whole(part: Array) -> Array:
         lead = part.shape[:-1]
         full = jnp.broadcast_to(flat.reshape(n, *[1] * (len(lead) - 1), -1), (*lead, flat.shape[1]))
-        return full.at[..., a].set(part).reshape(*lead, *params.shape)
+        return full.at[..., a].set(part).reshape(*lead, *source.shape)
 
     return Completion(whole(mean), whole(drawn), r, jax.nn.logsumexp(evidence, axis=1))
 
 
 @jax.jit
-def _evidence(params: Source, b: Array, k: Array, means: Array, y: Array) -> Float[Array, " n"]:
+def _evidence(source: Source, b: Array, k: Array, means: Array, y: Array) -> Float[Array, " n"]:
     """log w_k + log p(x_b | k)."""
-    factor = lower_factor(_rows(params, b, k)[None])[0]
+    factor = lower_factor(_rows(source, b, k)[None])[0]
     white = solve_triangular(factor, (y - means[k, b][None]).T, lower=True)
     log_det = 2 * jnp.log(jnp.diagonal(factor)).sum()
-    return params.gmm.log_weights[k] - 0.5 * (b.shape[0] * LOG_2PI + log_det + (white**2).sum(axis=0))
+    return source.gmm.log_weights[k] - 0.5 * (b.shape[0] * LOG_2PI + log_det + (white**2).sum(axis=0))
 
 
 @jax.jit
 def _given(
-    params: Source, a: Array, b: Array, k: Array, means: Array, y: Array, noise: Array
+    source: Source, a: Array, b: Array, k: Array, means: Array, y: Array, noise: Array
 ) -> tuple[Float[Array, "n a"], Float[Array, "n s a"]]:
     """Mean and draws of x_a given x_b in component k."""
-    rows, others = _rows(params, b, k), _rows(params, a, k)
+    rows, others = _rows(source, b, k), _rows(source, a, k)
     factor = lower_factor(rows[None])[0]
 
     def explain(residual: Float[Array, "m b"]) -> Float[Array, "m l"]:
@@ -140,11 +141,11 @@ def _given(
     return mean, (means[k, a][None] + matmul(zeta, others.T)).reshape(n, s, a.shape[0])
 
 
-def _rows(params: Source, index: Int[Array, " a"], k: Array) -> Float[Array, "a l"]:
+def _rows(source: Source, index: Int[Array, " a"], k: Array) -> Float[Array, "a l"]:
     """J F_k: how the chosen pixels of x0 depend on standard normal numbers in component k."""
-    jacobian = params.rotation.jacobian(index) / _std(params)[index][:, None]
-    covariance = jax.tree.map(lambda leaf: leaf[jnp.minimum(k, leaf.shape[0] - 1)][None], params.gmm.covariance)
-    codes, residual = jnp.split(jacobian, [params.gmm.d], axis=1)
+    jacobian = source.encoder.jacobian(index) / _std(source)[index][:, None]
+    covariance = jax.tree.map(lambda leaf: leaf[jnp.minimum(k, leaf.shape[0] - 1)][None], source.gmm.covariance)
+    codes, residual = jnp.split(jacobian, [source.gmm.d], axis=1)
     if covariance.axis_aligned:
         codes = codes * jnp.sqrt(covariance.variance())
     else:
@@ -153,28 +154,26 @@ def _rows(params: Source, index: Int[Array, " a"], k: Array) -> Float[Array, "a 
 
 
 @jax.jit
-def _means(params: Source) -> Float[Array, "k p"]:
+def _means(source: Source) -> Float[Array, "k p"]:
     """The means of the components in x0."""
-    gmm = params.gmm
-    pixels = params.rotation.decode(gmm.means, jnp.zeros((gmm.k, params.rotation.n_residual), gmm.means.dtype))
-    mean = jnp.broadcast_to(params.mean, params.shape).reshape(1, -1)
-    return (pixels - mean) / _std(params)[None]
+    pixels = decode_means(source.encoder, source.gmm)
+    return source.from_pixels(pixels.reshape(-1, *source.shape)).reshape(pixels.shape)
 
 
-def _std(params: Source) -> Float[Array, " p"]:
-    return jnp.broadcast_to(params.std, params.shape).ravel()
+def _std(source: Source) -> Float[Array, " p"]:
+    return jnp.broadcast_to(source.std, source.shape).ravel()
 
 
-def _n_latent(params: Source) -> int:
-    return params.gmm.d + params.rotation.n_residual
+def _n_latent(source: Source) -> int:
+    return source.gmm.d + source.encoder.n_residual
 
 
-def _pixels(params: Source, index: np.ndarray) -> Int[Array, " a"]:
+def _pixels(source: Source, index: np.ndarray) -> Int[Array, " a"]:
     check(
-        params.rotation.has_density,
-        "this source was fitted with residual 'none': it has no density over pixels. Fit with --residual spectrum.",
+        source.encoder.has_density,
+        "this source was fitted with residual 'none': it has no density over pixels. Fit with residual 'spectrum'.",
     )
-    p = int(np.prod(params.shape))
+    p = int(np.prod(source.shape))
     inside = index.ndim == 1 and index.size > 0 and bool(((index >= 0) & (index < p)).all())
     check(inside and len(np.unique(index)) == len(index), f"pixels must be different numbers from 0 to {p - 1}.")
     return jnp.asarray(index, jnp.int32)

@@ -3,8 +3,8 @@
 import sys
 from collections.abc import Sequence
 
-from jgmm import cli
-from jgmm.options import Options
+from jgmm.commands import cli
+from jgmm.commands.options import Options
 
 PROG = "python -m jgmm.fit"
 
@@ -17,16 +17,16 @@ def main(args: Sequence[str] | None = None) -> None:
 
     import jax
 
-    from jgmm import workflow
+    from jgmm.commands import fitting
 
     cli.compile_once()
     if options.resume:
-        kept = workflow.interrupted_options(options.run_folder)
+        kept = fitting.interrupted_options(options.run_folder)
         # Parsed again with the interrupted run's options as defaults, a flag that is given and differs shows.
-        options = workflow.check_resumed(kept, cli.parse(Options, prog=PROG, args=args, default=kept))
+        options = fitting.check_resumed(kept, cli.parse(Options, prog=PROG, args=args, default=kept))
     jax.config.update("jax_enable_x64", options.dtype == "float64")
     with jax.default_matmul_precision(options.precision):
-        workflow.run(options)
+        fitting.run(options)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import tyro
 
-from jgmm import cli
-from jgmm.checks import InputError, check
+from jgmm.commands import cli
+from jgmm.errors import InputError, check
 
 
 @dataclass(frozen=True)
@@ -15,17 +15,17 @@ class Options:
     """Draw images from a fitted mixture, as a grid and as arrays."""
 
     run: tyro.conf.Positional[Path]
-    """Run folder written by `python -m jgmm.fit`."""
+    """The run folder, written by `python -m jgmm.fit` or `jgmm.save`."""
     n: int = 64
-    """Number of images."""
+    """The number of images."""
     out: Path | None = None
-    """The picture [default: grid.png, unless --npz is given]."""
+    """The picture to write [default: grid.png, unless --npz is given]."""
     component: int | None = None
     """Draw from this component alone."""
     npz: Path | None = None
-    """Also write x0 (normalised), the component of each, and the mean and std that normalise pixels in [-1, 1]."""
+    """The array file to write: x0 (normalized), the component of each, and the mean and std of pixels in [-1, 1]."""
     seed: int = 0
-    """Of the draw."""
+    """The seed of the draw."""
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -38,25 +38,25 @@ def main(args: Sequence[str] | None = None) -> None:
     import jax
     import numpy as np
 
-    from jgmm import checkpoint, figures
-    from jgmm.source import sample
+    from jgmm.checkpoint.models import load_source, read_config
+    from jgmm.data import is_image
+    from jgmm.figures.images import sample_grid
 
     cli.compile_once()
-    config = checkpoint.read_config(options.run)
-    jax.config.update("jax_enable_x64", config["source"]["dtype"] == "float64")
-    params = checkpoint.load(options.run)
+    jax.config.update("jax_enable_x64", read_config(options.run)["model"]["dtype"] == "float64")
+    source = load_source(options.run)
     out = options.out or (None if options.npz else Path("grid.png"))
     check(
-        out is None or figures.is_image(params.shape),
-        f"{options.run} models vectors of shape {params.shape}, not images: write them with --npz FILE.",
+        out is None or is_image(source.shape),
+        f"{options.run} models vectors of shape {source.shape}, not images: write them with --npz FILE.",
     )
     key = jax.random.key(options.seed)
-    x0, k = sample(key, params, options.n, component=options.component, return_components=True)
+    x0, k = source.sample(key, options.n, component=options.component, return_components=True)
     try:
         if options.npz:
-            np.savez(options.npz, x0=x0, components=k, mean=params.mean, std=params.std)
+            np.savez(options.npz, x0=x0, components=k, mean=source.mean, std=source.std)
         if out:
-            figures.sample_grid(out, np.asarray(x0 * params.std[None] + params.mean[None]))
+            sample_grid(out, np.asarray(source.to_pixels(x0)))
     except OSError as error:
         raise InputError(f"cannot write {error.filename}: {error.strerror}.") from error
     for path in (out, options.npz):

@@ -11,11 +11,11 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from jgmm import distribution
-from jgmm.checks import InputError, check
-from jgmm.chunks import map_chunks
 from jgmm.conditional import ConditionalGMM
+from jgmm.errors import InputError, check
 from jgmm.mixture import GMM
+from jgmm.numerics.chunking import map_chunks
+from jgmm.numerics.typing import ArrayLike
 
 M = TypeVar("M", GMM, ConditionalGMM)
 # Rows of contexts and features, or features alone.
@@ -27,7 +27,7 @@ ADAM = optax.adam(3e-3)
 class GradientFit(Generic[M]):
     """A mixture fitted by gradients.
 
-    Fields:
+    Attributes:
         model: of the kind that was given, as it was after the best epoch.
         log_likelihoods: mean nats a row of every epoch's batches, while they were trained on.
         held_out: mean nats a row of the rows kept out, after every epoch; empty where there are none.
@@ -43,8 +43,8 @@ class GradientFit(Generic[M]):
 def fit_gradient(
     key: PRNGKeyArray,
     model: M,
-    x: Float[Array, "n d"],
-    context: Float[Array, "n c"] | None = None,
+    x: ArrayLike,
+    context: ArrayLike | None = None,
     *,
     optimizer: optax.GradientTransformation = ADAM,
     batch_size: int = 256,
@@ -52,12 +52,12 @@ def fit_gradient(
     holdout: float = 0.1,
     patience: int | None = 10,
 ) -> GradientFit[M]:
-    """Maximise Σ_n log p(x_n | c_n) over the unconstrained parameters of a mixture (`jgmm.unconstrained`).
+    """Maximise Σ_n log p(x_n | c_n) over the unconstrained parameters of a mixture (`jgmm.conditional`).
 
     An epoch goes once through the training rows in a new random order, in batches of one size; the rows left over at
     its end, fewer than a batch, wait for the next. The model given is not changed.
 
-    Arguments:
+    Args:
         model: a `GMM`, from clustering or EM, or a `ConditionalGMM`.
         x, context: features and, for a conditional mixture, contexts, row by row.
         optimizer: any of optax. It sees the negative log-likelihood, mean nats a row of the batch.
@@ -142,7 +142,7 @@ def _epoch(
 
 def _log_prob(structure: nnx.GraphDef, parameters: nnx.State, rows: Rows) -> Float[Array, " n"]:
     context, x = rows
-    return distribution.log_prob(nnx.merge(structure, parameters)(context), x)
+    return nnx.merge(structure, parameters)(context).log_prob(x)
 
 
 @partial(jax.jit, static_argnames="structure")
@@ -151,7 +151,7 @@ def _mean_log_prob(structure: nnx.GraphDef, parameters: nnx.State, rows: Rows) -
 
 
 def _single(gmm: GMM) -> GMM:
-    batch = distribution.batch_shape(gmm)
+    batch = gmm.batch_shape
     check(batch == (), f"one mixture is fitted at a time, got a batch of shape {batch}: fit them in turn.")
     finite = bool(jnp.isfinite(gmm.log_weights).all())
     check(finite, "a component of weight zero has no gradient: leave it out of the mixture.")

@@ -1,4 +1,4 @@
-"""What a fit produces: a mixture in codes, the rotation back to pixels, and the normalisation baked in.
+"""What a fit produces: a mixture in codes, the encoder back to pixels, and the normalization baked in.
 
     x0 = (decode(z) − mean) / std,        z ~ Σ_k w_k N(μ_k, Σ_k)
 
@@ -6,120 +6,161 @@
 """
 
 from dataclasses import field, replace
-from typing import Literal, overload
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
-from jgmm import mixture
-from jgmm.checks import check
+from jgmm.encoder.base import Encoder, decode_means, encode_with_residual
+from jgmm.errors import InputError, check
 from jgmm.mixture import GMM
-from jgmm.pca import Rotation, encode_with_residual
-from jgmm.products import matmul
-from jgmm.tables import NORMALISATIONS
-from jgmm.types import pytree
+from jgmm.numerics.linalg import matmul
+from jgmm.numerics.pytree import pytree
+from jgmm.numerics.typing import ArrayLike
+from jgmm.registry import NORMALIZATIONS
 
 
 @pytree
 class Source:
-    """A mixture of normalised images.
+    """A mixture of normalized images, or of normalized rows.
 
-    Fields:
-        gmm: the mixture, in codes.
-        rotation: `jgmm.pca.PCA`, or `jgmm.pca.Identity`.
-        mean, std: the normalisation of pixels, of a shape that broadcasts with `shape`.
-        shape: of one image, (H, W, C), or (D,) for plain vectors.
+    Attributes:
+        gmm: The mixture, in codes.
+        encoder: Between pixels and codes.
+        mean, std: The normalization of pixels, of a shape that broadcasts with `shape`.
+        shape: Of one image, (H, W, C), or (D,) for plain vectors.
+
+    >>> import jax, jgmm
+    >>> from jgmm.encoder.identity import Identity
+    >>> gmm = jgmm.GMM.from_parameters([1.0], [[1.0, 5.0]], [4.0])
+    >>> source = jgmm.normalize(jgmm.unnormalized(gmm, Identity(2), (2,)), "scalar")
+    >>> source.sample(jax.random.key(0), 3).shape
+    (3, 2)
     """
 
     gmm: GMM
-    rotation: Rotation
+    encoder: Encoder
     mean: Array
     std: Array
     shape: tuple[int, ...] = field(metadata={"static": True})
 
+    def __repr__(self) -> str:
+        encoder = getattr(self.encoder, "name", self.encoder)
+        return f"Source({self.gmm!r}, encoder={encoder!r}, shape={self.shape})"
 
-def unnormalised(gmm: GMM, rotation: Rotation, shape: tuple[int, ...]) -> Source:
+    def to_pixels(self, x0: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Pixels of normalized images, whose last axes are those of an image: x0 · std + mean."""
+        return x0 * _led_by_ones(self.std, x0.ndim) + _led_by_ones(self.mean, x0.ndim)
+
+    def from_pixels(self, pixels: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Normalized images of pixels: (pixels − mean) / std."""
+        return (pixels - _led_by_ones(self.mean, pixels.ndim)) / _led_by_ones(self.std, pixels.ndim)
+
+    def sample(
+        self,
+        key: PRNGKeyArray,
+        n: int,
+        *,
+        component: int | Array | None = None,
+        return_components: bool = False,
+    ) -> Any:
+        """n normalized images x0, [n, *shape], and with `return_components` the component of each as well.
+
+        Pure; n is static under jit, the rest may be traced. The same key gives the same draw on any number of devices.
+        Memory is O(n D) beside the parameters: no array of n matrices exists, whatever the covariance family.
+
+        Raises:
+            InputError: If n < 0 or `component` is not one of the mixture's.
+        """
+        check(isinstance(n, int | np.integer), f"n must be a whole number, got {n!r}.")
+        key_code, key_residual = jax.random.split(key)
+        z, k = self.gmm.sample(key_code, n, component=component, return_components=True)
+        x0 = _decode(key_residual, self, z)
+        return (x0, k) if return_components else x0
+
+    def log_prob(self, x0: ArrayLike) -> Float[Array, " n"]:
+        """The exact log-density of normalized images, nats an image.
+
+            log p(x0) = log p_gmm(z) + log N(residual | 0, I) + log |∂z/∂pixels| + Σ log std
+
+        Raises:
+            InputError: For a wrong shape, and for a source that dropped directions without a residual: it has none.
+        """
+        check(
+            self.encoder.has_density,
+            "this source was fitted with residual 'none': it lives on a subspace and has no density over images. "
+            "Fit with residual 'spectrum' or 'isotropic'.",
+        )
+        x0 = jnp.asarray(x0)
+        check(jnp.issubdtype(x0.dtype, jnp.floating), f"expected normalized images, floating point, got {x0.dtype}.")
+        check(x0.shape[1:] == self.shape, f"expected images of shape {('n', *self.shape)}, got {x0.shape}.")
+        return _log_prob(self, x0)
+
+
+def sample(
+    key: PRNGKeyArray, model: Any, n: int, *, component: int | Array | None = None, return_components: bool = False
+) -> Any:
+    """n draws from a `Source` (normalized images [n, *shape]) or a `GMM` ([n, D]); see their own `sample`.
+
+    >>> import jax, jgmm
+    >>> gmm = jgmm.GMM.from_parameters([1.0], [[1.0, 5.0]], [4.0])
+    >>> jgmm.sample(jax.random.key(0), gmm, 3).shape
+    (3, 2)
+    """
+    _check_model(model)
+    return model.sample(key, n, component=component, return_components=return_components)
+
+
+def log_prob(model: Any, x: ArrayLike) -> Array:
+    """The log-density of x under a `Source` or a `GMM`, nats; see their own `log_prob`.
+
+    >>> import jgmm
+    >>> gmm = jgmm.GMM.from_parameters([1.0], [[0.0]], [1.0], "spherical")
+    >>> jgmm.log_prob(gmm, [[0.0]]).round(4).tolist()
+    [-0.9189]
+    """
+    _check_model(model)
+    return model.log_prob(x)
+
+
+def _check_model(model: Any) -> None:
+    known = hasattr(model, "sample") and hasattr(model, "log_prob")
+    check(known, f"expected a jgmm.Source or a jgmm.GMM, as jgmm.load returns them, got {type(model).__name__}.")
+
+
+def unnormalized(gmm: GMM, encoder: Encoder, shape: tuple[int, ...]) -> Source:
     """A source whose x0 are pixels; `normalize` gives it a mean and a deviation."""
     ones = jnp.ones((1,) * len(shape), gmm.means.dtype)
-    return Source(gmm, rotation, jnp.zeros_like(ones), ones, shape)
-
-
-@overload
-def sample(
-    key: PRNGKeyArray, params: Source, n: int, *, component: int | Array | None = None
-) -> Float[Array, "n ..."]: ...
-@overload
-def sample(
-    key: PRNGKeyArray,
-    params: Source,
-    n: int,
-    *,
-    component: int | Array | None = None,
-    return_components: Literal[True],
-) -> tuple[Float[Array, "n ..."], Int[Array, " n"]]: ...
-def sample(
-    key: PRNGKeyArray,
-    params: Source,
-    n: int,
-    *,
-    component: int | Array | None = None,
-    return_components: bool = False,
-) -> Float[Array, "n ..."] | tuple[Float[Array, "n ..."], Int[Array, " n"]]:
-    """n normalised images x0 drawn from the source, [n, *params.shape], and with `return_components` their components.
-
-    Pure; n is static under jit, the rest may be traced. The same key gives the same draw on any number of devices.
-    Memory is O(n D) beside the parameters: no array of n matrices exists, whatever the covariance family.
-    Raises InputError if n < 0 or `component` is not one of the mixture's.
-    """
-    key_code, key_residual = jax.random.split(key)
-    z, k = mixture.sample(key_code, params.gmm, n, component=component)
-    x0 = _decode(key_residual, params, z)
-    return (x0, k) if return_components else x0
+    return Source(gmm, encoder, jnp.zeros_like(ones), ones, shape)
 
 
 @jax.jit
-def _decode(key: PRNGKeyArray, params: Source, z: Float[Array, "n d"]) -> Float[Array, "n ..."]:
-    residual = jax.random.normal(key, (z.shape[0], params.rotation.n_residual), z.dtype)
-    pixels = params.rotation.decode(z, residual).reshape(-1, *params.shape)
-    return (pixels - params.mean[None]) / params.std[None]
+def _decode(key: PRNGKeyArray, source: Source, z: Float[Array, "n d"]) -> Float[Array, "n ..."]:
+    residual = jax.random.normal(key, (z.shape[0], source.encoder.n_residual), z.dtype)
+    return source.from_pixels(source.encoder.decode(z, residual).reshape(-1, *source.shape))
 
 
 @jax.jit
-def log_prob(params: Source, x0: Float[Array, "n ..."]) -> Float[Array, " n"]:
-    """The exact log-density of normalised images, nats an image.
-
-        log p(x0) = log p_gmm(z) + log N(residual | 0, I) + log |∂z/∂pixels| + Σ log std
-
-    Raises InputError for a wrong shape, and for a source that dropped directions without a residual: it has none.
-    """
-    check(
-        params.rotation.has_density,
-        "this source was fitted with residual 'none': it lives on a subspace and has no density over images. "
-        "Fit with --residual spectrum or isotropic.",
-    )
-    check(jnp.issubdtype(x0.dtype, jnp.floating), f"expected normalised images, floating point, got {x0.dtype}.")
-    check(x0.shape[1:] == params.shape, f"expected images of shape {('n', *params.shape)}, got {x0.shape}.")
-    pixels = x0 * params.std[None] + params.mean[None]
-    codes, log_residual = encode_with_residual(params.rotation, pixels.reshape(x0.shape[0], -1))
-    log_std = jnp.broadcast_to(jnp.log(params.std), params.shape).sum()
-    return mixture.log_prob(params.gmm, codes) + log_residual + params.rotation.log_det() + log_std
+def _log_prob(source: Source, x0: Float[Array, "n ..."]) -> Float[Array, " n"]:
+    codes, log_residual = encode_with_residual(source.encoder, source.to_pixels(x0).reshape(x0.shape[0], -1))
+    log_std = jnp.broadcast_to(jnp.log(source.std), source.shape).sum()
+    return source.gmm.log_prob(codes) + log_residual + source.encoder.log_det() + log_std
 
 
 @jax.jit
-def pixel_moments(params: Source) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
-    """The exact mean and variance of every pixel before normalisation, by the law of total variance:
+def pixel_moments(source: Source) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+    """The exact mean and variance of every pixel before normalization, by the law of total variance:
 
     mean = Σ_k w_k m_k,   var = Σ_k w_k [diag(A Σ_k Aᵀ) + (m_k − mean)²] + residual,   m_k = decode(μ_k), A = ∂x/∂z
     """
-    gmm, rotation = params.gmm, params.rotation
-    weights = jnp.exp(gmm.log_weights)
-    m = rotation.decode(gmm.means, jnp.zeros((gmm.k, rotation.n_residual), gmm.means.dtype))
-    mean = matmul(weights, m)
-    spread = rotation.image_variance(gmm.covariance) + (m - mean[None]) ** 2
-    variance = matmul(weights, jnp.broadcast_to(spread, m.shape))
-    return mean.reshape(params.shape), variance.reshape(params.shape)
+    gmm, encoder = source.gmm, source.encoder
+    m = decode_means(encoder, gmm)
+    mean = matmul(gmm.weights, m)
+    spread = encoder.image_variance(gmm.covariance) + (m - mean[None]) ** 2
+    variance = matmul(gmm.weights, jnp.broadcast_to(spread, m.shape))
+    return mean.reshape(source.shape), variance.reshape(source.shape)
 
 
 def pool(mean: Array, variance: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
@@ -129,39 +170,44 @@ def pool(mean: Array, variance: Array, axes: tuple[int, ...]) -> tuple[Array, Ar
     return mean.mean(axis=axes, keepdims=True), jnp.sqrt(pooled)
 
 
-def normalize(params: Source, kind: str = "channel", *, samples: tuple[PRNGKeyArray, int, int] | None = None) -> Source:
-    """The source with its normalisation set so that x0 has mean 0 and standard deviation 1.
+def normalize(source: Source, kind: str = "channel", *, samples: tuple[PRNGKeyArray, int, int] | None = None) -> Source:
+    """The source with its normalization set so that x0 has mean 0 and standard deviation 1.
 
-    Arguments:
-        kind: what shares one mean and deviation, a name in `jgmm.tables.NORMALISATIONS`.
+    Args:
+        source: Any source; its own normalization is not used.
+        kind: What shares one mean and deviation, a name in `jgmm.registry.NORMALIZATIONS`, or a function of the shape.
         samples: None for the exact moments of the mixture; (key, n, batch_size) estimates them from n draws.
+    Raises:
+        InputError: For an unknown kind, n < 2 and batch_size < 1.
     """
-    axes = NORMALISATIONS[kind](params.shape)
-    raw = replace(params, mean=jnp.zeros_like(params.mean), std=jnp.ones_like(params.std))
+    axes = NORMALIZATIONS.resolve(kind)(source.shape)
+    raw = replace(source, mean=jnp.zeros_like(source.mean), std=jnp.ones_like(source.std))
     if axes is None:
         return raw
     mean, variance = pixel_moments(raw) if samples is None else sampled_moments(raw, *samples)
     mean, std = pool(mean, variance, axes)
-    return replace(params, mean=mean, std=std)
+    return replace(source, mean=mean, std=std)
 
 
-def sampled_moments(params: Source, key: PRNGKeyArray, n: int, batch_size: int) -> tuple[Array, Array]:
+def sampled_moments(source: Source, key: PRNGKeyArray, n: int, batch_size: int) -> tuple[Array, Array]:
     """The mean and variance of every pixel over n draws, as the reference script estimates them.
 
     Raises InputError unless n ≥ 2 and batch_size ≥ 1.
     """
-    check(
-        n >= 2 and batch_size >= 1,
-        f"expected n-stat-samples ≥ 2 and batch-size ≥ 1, got {n} and {batch_size}.",
-    )
-    total, squares = np.zeros(params.shape), np.zeros(params.shape)
+    if n < 2 or batch_size < 1:
+        raise InputError(f"expected samples=(key, n, batch_size) with n ≥ 2 and batch_size ≥ 1, got {n}, {batch_size}.")
+    total, squares = np.zeros(source.shape), np.zeros(source.shape)
     for i, start in enumerate(range(0, n, batch_size)):
-        x = np.asarray(sample(jax.random.fold_in(key, i), params, min(batch_size, n - start)), np.float64)
+        x = np.asarray(source.sample(jax.random.fold_in(key, i), min(batch_size, n - start)), np.float64)
         total += x.sum(axis=0)
         squares += (x**2).sum(axis=0)
     mean = total / n
-    dtype = params.gmm.means.dtype
+    dtype = source.gmm.means.dtype
     return jnp.asarray(mean, dtype), jnp.asarray(squares / n - mean**2, dtype)
+
+
+def _led_by_ones(statistic: Array, ndim: int) -> Array:
+    return statistic.reshape(*[1] * (ndim - statistic.ndim), *statistic.shape)
 
 
 def channel_axes(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -180,5 +226,5 @@ def scalar_axes(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def no_axes(shape: tuple[int, ...]) -> None:
-    """No normalisation: x0 are pixels."""
+    """No normalization: x0 are pixels."""
     return

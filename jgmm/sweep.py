@@ -3,9 +3,10 @@
 import time
 from collections.abc import Sequence
 
-from jgmm import cli
-from jgmm.checks import InputError, check
-from jgmm.options import SweepOptions
+from jgmm.commands import cli
+from jgmm.commands.options import SweepOptions
+from jgmm.errors import InputError, check
+from jgmm.registry import CRITERIA
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -22,43 +23,46 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def _run(options: SweepOptions) -> None:
-    from jgmm import figures, selection, workflow
-    from jgmm.inputs import check_data, check_free, prepare
-    from jgmm.report import CompileClock
+    from jgmm.commands import fitting, selection
+    from jgmm.commands.codes import fit_encoder, to_codes
+    from jgmm.commands.inputs import check_data, check_free, prepare
+    from jgmm.commands.progress import CompileClock
+    from jgmm.figures import fits
 
-    clock, begun = CompileClock(), time.perf_counter()
+    begun = time.perf_counter()
     folder, table = options.folder, options.folder / "sweep.csv"
     check(not table.exists(), f"{folder} already holds a sweep: choose another --out, or delete it first.")
     check_free(folder / "best")
     data = prepare(options, max(options.k))
     check_data(options, data)
     if data.held_out is None:
-        raise InputError("a sweep needs data kept out of the fits: raise --holdout.")
-    rotation, spectrum = workflow.rotate(options, data.train)
-    train = workflow.to_codes(options, data.train, rotation, spectrum)
-    held_out = workflow.to_codes(options, data.held_out, rotation, spectrum)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot write to {folder}: {error}") from error
+        raise InputError("a sweep needs data held out of the fits: raise --holdout.")
+    with CompileClock() as clock:
+        encoder, spectrum = fit_encoder(options, data.train)
+        train = to_codes(options, data.train, encoder, spectrum)
+        held_out = to_codes(options, data.held_out, encoder, spectrum)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"cannot write to {folder}: {error}") from error
 
-    print(selection.HEADER)
-    rows, best = [], None
-    for row, state in selection.sweep(options, train, held_out, clock):
-        rows.append(row)
-        print(row)
-        selection.write_csv(table, rows)
-        score = selection.CRITERIA[options.criterion](row)
-        if state is not None and (best is None or score > best[0]):
-            best = (score, row, state)
-    if best is None:
-        raise InputError(f"every fit failed; {table} says why.")
-    _, row, state = best
-    picture = folder / "sweep.png"
-    figures.sweep(picture, rows, (row.covariance_type, row.k), options.criterion)
-    print(f"\nbest by {options.criterion}: {row.covariance_type} covariances, K={row.k}\n{table}\n{picture}")
-    (folder / "best").mkdir(exist_ok=True)
-    workflow.finish(options.at(row.k, row.covariance_type), data, train, state, [], clock, begun)
+        print(selection.HEADER)
+        rows, best = [], None
+        for row, state in selection.compare(options, train, held_out, clock):
+            rows.append(row)
+            print(row)
+            selection.write_csv(table, rows)
+            score = CRITERIA[options.criterion](row)
+            if state is not None and (best is None or score > best[0]):
+                best = (score, row, state)
+        if best is None:
+            raise InputError(f"every fit failed; {table} says why.")
+        _, row, state = best
+        picture = folder / "sweep.png"
+        fits.comparison(picture, rows, (row.covariance_type, row.k), options.criterion)
+        print(f"\nbest by {options.criterion}: {row.covariance_type} covariances, K={row.k}\n{table}\n{picture}")
+        (folder / "best").mkdir(exist_ok=True)
+        fitting.finish(options.at(row.k, row.covariance_type), data, train, state, [], clock, begun)
 
 
 if __name__ == "__main__":

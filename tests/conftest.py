@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import pkgutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,9 @@ import numpy as np
 import pytest
 from jaxtyping import install_import_hook
 
+import jgmm
+import train
+
 # Programs that the commands compile, here and in processes of their own, are kept apart from the user's cache.
 CACHE = str(Path(__file__).parents[1] / ".pytest_cache" / "jax")
 os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE
@@ -17,8 +21,11 @@ jax.config.update("jax_compilation_cache_dir", CACHE)
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-with install_import_hook("jgmm", "beartype.beartype"):
-    importlib.import_module("jgmm.workflow")  # and with it all that computes
+with install_import_hook(["jgmm", "train"], "beartype.beartype"):
+    for package in (jgmm, train):
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            if not module.name.endswith("__main__"):
+                importlib.import_module(module.name)
 
 
 @pytest.fixture

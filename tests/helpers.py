@@ -10,10 +10,15 @@ from scipy.stats import multivariate_normal
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 
-from jgmm import cli
-from jgmm.covariance.base import Prior
+import jgmm
+from jgmm.commands import cli
+from jgmm.covariance.base import identity_of
+from jgmm.covariance.prior import as_arrays
+from jgmm.encoder.pca import fit_pca
 from jgmm.mixture import GMM
-from jgmm.tables import COVARIANCES
+from jgmm.source import Source
+
+SOURCE_SHAPE = (3, 4, 2)
 
 
 def run(main, *args):
@@ -29,16 +34,25 @@ def run(main, *args):
 
 def random_mixture(rng: np.random.Generator, name: str, k: int = 3, d: int = 4, dtype: str = "float64") -> GMM:
     """A mixture of the family with generic parameters: the family's update of a random scatter."""
-    identity = COVARIANCES[name](k, d, dtype)
+    identity = identity_of(name)(k, d, dtype)
     a = rng.normal(size=(k, 3 * d, d)) * rng.uniform(0.5, 2, size=(k, 1, d))
     x = jnp.asarray(a.reshape(-1, d), dtype)
     r = jnp.asarray(np.repeat(np.eye(k), 3 * d, axis=0), dtype)
     scatter = method(identity, "moments", x, r, jnp.zeros((k, d), dtype))
     weights = rng.dirichlet(np.full(k, 5.0))
     means = jnp.asarray(2 * rng.normal(size=(k, d)), dtype)
-    prior = jax.tree.map(lambda v: jnp.asarray(v, dtype), Prior())
-    covariance = method(identity, "update", scatter, r.sum(axis=0), prior)
+    prior, floor = as_arrays(None, None, dtype)
+    covariance = method(identity, "update", scatter, r.sum(axis=0), prior, floor)
     return GMM(jnp.log(jnp.asarray(weights, dtype)), means, covariance)
+
+
+def random_source(rng, family="full", n_codes=5, residual="spectrum", normalize="channel", dtype="float32"):
+    """A source of 3x4 images with two channels whose pixels are correlated and off the origin."""
+    x = rng.normal(size=(300, 24)) @ rng.normal(size=(24, 24)) * 0.3 + rng.normal(size=24)
+    encoder, _ = fit_pca(x, n_codes, residual=residual, dtype=np.dtype(dtype).type)
+    gmm = random_mixture(rng, family, d=n_codes, dtype=dtype)
+    one = jnp.ones((1, 1, 1), dtype)
+    return jgmm.normalize(Source(gmm, encoder, 0 * one, one, SOURCE_SHAPE), normalize)
 
 
 @partial(jax.jit, static_argnums=1)
@@ -50,7 +64,7 @@ def method(covariance, name, *args):
 @jax.jit
 def distances(covariance, means, x):
     """(x − μ_k)ᵀ Σ_k⁻¹ (x − μ_k), compiled."""
-    return covariance.mahalanobis(means)(x)
+    return covariance.squared_mahalanobis(means)(x)
 
 
 def dense(gmm: GMM) -> np.ndarray:

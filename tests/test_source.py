@@ -1,41 +1,31 @@
-"""Normalised draws and densities: exact statistics, memory, devices."""
-
-from dataclasses import replace
+"""Normalized draws and densities: exact statistics, memory, devices."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import dense, random_mixture
+from helpers import SOURCE_SHAPE as SHAPE
+from helpers import dense, random_source
 from scipy.special import logsumexp
 from scipy.stats import multivariate_normal
 
 import jgmm
-from jgmm import bits, pca, source
-from jgmm.checks import InputError
+from jgmm.covariance.base import identity_of
+from jgmm.encoder.identity import Identity
+from jgmm.errors import InputError
 from jgmm.mixture import GMM
-from jgmm.source import Source
-from jgmm.tables import COVARIANCES, NORMALISATIONS
+from jgmm.registry import COVARIANCES, NORMALIZATIONS
+from jgmm.source import Source, sampled_moments
 
-SHAPE = (3, 4, 2)
 families = pytest.mark.parametrize("family", COVARIANCES)
-
-
-def make(rng, family="full", n_codes=5, residual="spectrum", normalize="channel", dtype="float32"):
-    """A source of 3x4 images with two channels whose pixels are correlated and off the origin."""
-    x = rng.normal(size=(300, 24)) @ rng.normal(size=(24, 24)) * 0.3 + rng.normal(size=24)
-    rotation, _ = pca.fit(x, n_codes, residual=residual, dtype=np.dtype(dtype).type)
-    gmm = random_mixture(rng, family, d=n_codes, dtype=dtype)
-    one = jnp.ones((1, 1, 1), dtype)
-    return source.normalize(Source(gmm, rotation, 0 * one, one, SHAPE), normalize)
 
 
 @pytest.mark.usefixtures("x64")
 @families
 def test_log_prob_is_that_of_the_gaussians_in_pixels(family, rng):
-    params = make(rng, family, dtype="float64")
+    params = random_source(rng, family, dtype="float64")
     x0 = jgmm.sample(jax.random.key(0), params, 7)
-    rotation, gmm = params.rotation, params.gmm
+    rotation, gmm = params.encoder, params.gmm
     a = np.asarray(rotation.components * rotation.scale[:, None])
     std = np.broadcast_to(params.std, SHAPE).ravel()
     mean = np.broadcast_to(params.mean, SHAPE).ravel()
@@ -43,19 +33,19 @@ def test_log_prob_is_that_of_the_gaussians_in_pixels(family, rng):
     for m, c in zip(np.asarray(gmm.means), dense(gmm), strict=True):
         cov = np.eye(24)
         cov[:5, :5] = c
-        centre = (np.asarray(rotation.mean) + m @ a[:5] - mean) / std
-        parts.append(multivariate_normal(centre, (a.T @ cov @ a) / np.outer(std, std)).logpdf(x0.reshape(7, 24)))
+        center = (np.asarray(rotation.mean) + m @ a[:5] - mean) / std
+        parts.append(multivariate_normal(center, (a.T @ cov @ a) / np.outer(std, std)).logpdf(x0.reshape(7, 24)))
     expected = logsumexp(np.asarray(gmm.log_weights) + np.stack(parts, axis=-1), axis=1)
     np.testing.assert_allclose(jgmm.log_prob(params, x0), expected, rtol=1e-8)
 
 
 @families
 @pytest.mark.parametrize("normalize", ["channel", "pixel", "scalar"])
-def test_samples_are_normalised(family, normalize, rng):
-    params = make(rng, family, normalize=normalize)
+def test_samples_are_normalized(family, normalize, rng):
+    params = random_source(rng, family, normalize=normalize)
     n = 200_000
     x0 = np.asarray(jgmm.sample(jax.random.key(1), params, n), np.float64)
-    axes = (0, *(axis + 1 for axis in NORMALISATIONS[normalize](SHAPE)))
+    axes = (0, *(axis + 1 for axis in NORMALIZATIONS[normalize](SHAPE)))
     # Pixels of one image are correlated: the error of the pooled mean is that of the mean of the image.
     per_image = x0.mean(axis=axes[1:]) if len(axes) > 1 else x0
     error = per_image.std(axis=0) / np.sqrt(n)
@@ -64,22 +54,22 @@ def test_samples_are_normalised(family, normalize, rng):
     assert np.all(np.abs((x0**2).mean(axis=axes) - 1) < 4 * squares.std(axis=0) / np.sqrt(n))
 
 
-def test_no_normalisation_gives_pixels(rng):
-    params = make(rng, normalize="none")
+def test_no_normalization_gives_pixels(rng):
+    params = random_source(rng, normalize="none")
     assert float(jnp.abs(params.mean).max()) == 0
     assert float(jnp.abs(params.std - 1).max()) == 0
-    assert NORMALISATIONS["none"](SHAPE) is None
+    assert NORMALIZATIONS["none"](SHAPE) is None
 
 
 def test_statistics_from_samples_tend_to_the_exact_ones(rng):
-    params = make(rng)
-    estimated = source.normalize(params, "channel", samples=(jax.random.key(3), 20_000, 1500))
+    params = random_source(rng)
+    estimated = jgmm.normalize(params, "channel", samples=(jax.random.key(3), 20_000, 1500))
     np.testing.assert_allclose(estimated.mean, params.mean, atol=0.05)
     np.testing.assert_allclose(estimated.std, params.std, rtol=0.02)
 
 
 def test_sampling_is_pure_jits_vmaps_and_names_its_components(rng):
-    params = make(rng)
+    params = random_source(rng)
     key = jax.random.key(5)
     x0, k = jgmm.sample(key, params, 9, return_components=True)
     assert x0.shape == (9, *SHAPE)
@@ -97,7 +87,7 @@ def test_sampling_is_pure_jits_vmaps_and_names_its_components(rng):
 
 def test_eight_devices_draw_what_one_draws(rng):
     assert jax.device_count() == 8
-    params = make(rng)
+    params = random_source(rng)
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
     draw = jax.jit(lambda key, params: jgmm.sample(key, params, 64), out_shardings=sharding)
@@ -112,14 +102,14 @@ def test_eight_devices_draw_what_one_draws(rng):
 def test_sampling_a_full_mixture_adds_under_200_mb():
     """512 draws, K=100, D=300 full: gathered factors would be 184 MB on top of 36 MB of parameters."""
     k, d = 100, 300
-    gmm = GMM(jnp.full(k, -np.log(k)), jnp.zeros((k, d)), COVARIANCES["full"](k, d))
-    params = Source(gmm, pca.Identity(d), jnp.zeros(1), jnp.ones(1), (d,))
+    gmm = GMM(jnp.full(k, -np.log(k)), jnp.zeros((k, d)), identity_of("full")(k, d))
+    params = Source(gmm, Identity(d), jnp.zeros(1), jnp.ones(1), (d,))
     compiled = jax.jit(lambda key, params: jgmm.sample(key, params, 512)).lower(jax.random.key(0), params).compile()
     assert compiled.memory_analysis().temp_size_in_bytes < 20e6
 
 
 def test_a_source_without_residual_has_no_density(rng):
-    params = make(rng, residual="none")
+    params = random_source(rng, residual="none")
     x0 = jgmm.sample(jax.random.key(0), params, 3)
     with pytest.raises(InputError, match="no density over images"):
         jgmm.log_prob(params, x0)
@@ -134,27 +124,10 @@ def test_a_source_without_residual_has_no_density(rng):
         ),
         (lambda p: jgmm.sample(jax.random.key(0), p, -1), "at least 0"),
         (lambda p: jgmm.sample(jax.random.key(0), p, 2, component=-1), "from 0 to 2"),
-        (lambda p: source.normalize(p, "channels"), "Did you mean 'channel'"),
-        (lambda p: source.sampled_moments(p, jax.random.key(0), 1, 8), "n-stat-samples ≥ 2"),
+        (lambda p: jgmm.normalize(p, "channels"), "Did you mean 'channel'"),
+        (lambda p: sampled_moments(p, jax.random.key(0), 1, 8), "n ≥ 2"),
     ],
 )
 def test_bad_input_is_refused(call, message, rng):
     with pytest.raises(InputError, match=message):
-        call(make(rng))
-
-
-def test_bits_per_dim_by_numerical_integration(rng):
-    """One pixel: the mean of log p over each cell, by a fine grid."""
-    gmm = random_mixture(rng, "diag", k=2, d=1, dtype="float32")
-    gmm = replace(gmm, means=gmm.means * 0.2, covariance=type(gmm.covariance)(gmm.covariance.variances * 0.05))
-    params = Source(gmm, pca.Identity(1), jnp.full(1, 0.1), jnp.full(1, 2.0), (1,))
-    pixels = rng.integers(0, 256, size=(5000, 1)).astype(np.uint8)
-    grid = (np.arange(256)[:, None] + (np.arange(50) + 0.5) / 50 - 0.5) / 127.5 - 1
-    z = grid.reshape(-1, 1)
-    means, variances = np.asarray(gmm.means, np.float64)[:, 0], np.asarray(gmm.covariance.variances)[:, 0]
-    density = np.exp(-((z - means) ** 2) / (2 * variances)) / np.sqrt(2 * np.pi * variances)
-    cells = np.log(density @ np.exp(np.asarray(gmm.log_weights))).reshape(256, 50).mean(axis=1)
-    expected = -(cells[pixels[:, 0]].mean() + np.log(1 / 127.5)) / np.log(2)
-    assert bits.bits_per_dim(jax.random.key(0), params, pixels) == pytest.approx(expected, abs=5e-3)
-    with pytest.raises(InputError, match="uint8 images, got float32"):
-        bits.bits_per_dim.__wrapped__(jax.random.key(0), params, pixels.astype(np.float32))
+        call(random_source(rng))

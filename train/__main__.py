@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 
-from jgmm import cli
+from jgmm.commands import cli
 from train import config
 
 
@@ -13,10 +13,10 @@ def main(args: Sequence[str] | None = None) -> None:
     options = config.parse(args)
     options.check()
 
-    from train import devices
+    from train import sharding
 
     if options.distributed:
-        devices.join()
+        sharding.join()
 
     from train import loop, runs
 

@@ -8,13 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Real
 
-from train.spaces import Space
+from jgmm.encoder.base import Encoder
+from jgmm.encoder.images import encode_images
 
 
 class Batch(NamedTuple):
     """Images of one step.
 
-    Fields:
+    Attributes:
         images: in the space of the flow.
         pixels: the same, 8-bit values in [-1, 1].
         labels: or None.
@@ -46,7 +47,7 @@ def take(
     pixels: Real[Array, "n h w c"],
     labels: Int[Array, " n"] | None,
     index: Int[Array, " b"],
-    space: Space,
+    space: Encoder,
     flips: bool,
 ) -> Batch:
     """Those images of the data, half of them mirrored if flips are on."""
@@ -55,4 +56,4 @@ def take(
         x = x / 127.5 - 1
     mirrored = jax.random.bernoulli(key, 0.5, index.shape) & flips
     x = jnp.where(mirrored[:, None, None, None], x[:, :, ::-1], x)
-    return Batch(space.of_pixels(x), x, None if labels is None else labels[index], index, mirrored)
+    return Batch(encode_images(space, x), x, None if labels is None else labels[index], index, mirrored)

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+from dataclasses import fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -10,7 +11,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from jgmm.checks import InputError, check
+from jgmm.errors import InputError, check
 
 FOLDER = "checkpoints"
 
@@ -68,8 +69,12 @@ class Checkpoints:
         step = self.steps[-1] if step is None else step
         check(step in self.steps, f"{self.folder} holds no checkpoint of step {step}, only {self.steps}.")
         try:
-            _check_same(self.manager.item_metadata(step), target)
-            return self.manager.restore(step, args=ocp.args.StandardRestore(target))
+            found = self.manager.item_metadata(step)
+            old = "optimiser" in getattr(found, "tree", found)
+            asked = _before_0_2(target) if old else target
+            _check_same(found, asked)
+            state = self.manager.restore(step, args=ocp.args.StandardRestore(asked))
+            return type(target)(**{f.name: state[_name_before_0_2(f.name)] for f in fields(target)}) if old else state
         except InputError:
             raise
         except Exception as error:
@@ -85,6 +90,15 @@ class Checkpoints:
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().split("\n")[0][:200]
+
+
+def _name_before_0_2(name: str) -> str:
+    """How versions before 0.2 called a field of the state."""
+    return "optimiser" if name == "optimizer" else name
+
+
+def _before_0_2(state: Any) -> dict[str, Any]:
+    return {_name_before_0_2(f.name): getattr(state, f.name) for f in fields(state)}
 
 
 def _check_same(found: Any, target: Any) -> None:

@@ -12,10 +12,11 @@ from math import inf
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from jgmm import cli
-from jgmm.checks import check
-from jgmm.options import at_least, one_of
-from jgmm.tables import DATASETS
+from jgmm.commands import cli
+from jgmm.commands.options import at_least, one_of
+from jgmm.errors import check
+from jgmm.registry import DATASETS, SOLVERS
+from train.registry import COUPLINGS, SPACES
 
 PROG = "python -m train"
 
@@ -48,11 +49,11 @@ class Config:
     """Where x0 comes from: gaussian, mle (one Gaussian fitted to the images), or a run folder of jgmm.fit."""
     norm_align: bool = False
     """Scale x0 to the mean norm of the images."""
-    coupling: Literal["independent", "ot", "component"] = "independent"
+    coupling: Annotated[str, one_of(COUPLINGS)] = "independent"
     """Which x0 goes with which image: any; an assignment of least cost in the batch; one from the image's component."""
     rho: float = 0.0
     """With --coupling component: how much of the image's own place in the component x0 keeps, from 0 to 1."""
-    space: Literal["pixel", "zca"] = "pixel"
+    space: Annotated[str, one_of(SPACES)] = "pixel"
     """Where the flow runs: on pixels, or on whitened images V diag(1/√(e + ε)) Vᵀ (x − mean)."""
     zca_epsilon: float = 1e-3
     """ε of that, in squared pixels in [-1, 1]."""
@@ -95,7 +96,7 @@ class Config:
     times: Literal["uniform", "logit-normal"] = "uniform"
     """How t is drawn (logit-normal: Esser et al., arXiv 2403.03206)."""
     fsdp: bool = False
-    """Spread parameters, averages and the optimiser over the devices as well as the batch."""
+    """Spread parameters, averages and the optimizer over the devices as well as the batch."""
     distributed: bool = False
     """Join the other processes of a TPU pod or a SLURM job, or those at $JAX_COORDINATOR_ADDRESS."""
     seed: int = 0
@@ -113,7 +114,7 @@ class Config:
     """Steps between grids of samples from fixed noise."""
     n_samples: int = 64
     """Images in a grid."""
-    solver: Literal["euler", "midpoint", "heun", "dopri5"] = "euler"
+    solver: Annotated[str, one_of(SOLVERS)] = "euler"
     """Of the flow, for the grids."""
     nfe: int = 20
     """Evaluations of the network for a grid; dopri5 chooses its own."""
@@ -127,7 +128,9 @@ class Config:
 
     def check(self) -> None:
         """Raise InputError for any value that can be refused before the data are seen."""
-        DATASETS.canonical(self.dataset)
+        registries = {"dataset": DATASETS, "coupling": COUPLINGS, "space": SPACES, "solver": SOLVERS}
+        for name, registry in registries.items():
+            registry.canonical(getattr(self, name))
         at_least(self, base=1, blocks=1, head_channels=1, steps=1, batch_size=1, accumulate=1, warmup=0, seed=0)
         at_least(self, log_every=1, save_every=1, keep_last=1, keep_every=1, sample_every=1, n_samples=1, nfe=1)
         for name in ("rho", "label_dropout"):

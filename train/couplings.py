@@ -5,7 +5,6 @@ assignment found on the host before, for a coupling that wants one.
 """
 
 import abc
-from collections.abc import Callable
 from dataclasses import field
 from typing import ClassVar
 
@@ -15,13 +14,14 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 from scipy.optimize import linear_sum_assignment
 
-from jgmm.checks import InputError, check
 from jgmm.data import Images
-from jgmm.products import matmul
-from jgmm.scores import scores
-from jgmm.types import pytree
+from jgmm.errors import InputError, check
+from jgmm.metrics.likelihood import scores
+from jgmm.numerics.linalg import matmul
+from jgmm.numerics.pytree import pytree
 from train.batches import Batch
 from train.config import Config
+from train.registry import COUPLINGS
 from train.sources import Mixture, NoiseSource
 
 # Shares below this are not told apart from it: a logarithm must be finite.
@@ -107,13 +107,6 @@ def component(config: Config, images: Images, source: NoiseSource) -> Component:
     views = [images.pixels, images.pixels[:, :, ::-1]] if config.flips else [images.pixels]
     shares = np.stack([scores(source.params, view).responsibilities for view in views])
     return Component(source, jnp.log(jnp.maximum(shares, SMALLEST)), config.rho)
-
-
-COUPLINGS: dict[str, Callable[[Config, Images, NoiseSource], Coupling]] = {
-    "independent": independent,
-    "ot": assignment,
-    "component": component,
-}
 
 
 def build(config: Config, images: Images, source: NoiseSource) -> Coupling:

@@ -6,11 +6,11 @@ from typing import NamedTuple
 import jax
 from flax import nnx
 
-from train import devices, runs, world
+from jgmm.encoder.base import Encoder
+from train import runs, setup, sharding
 from train import step as steps
 from train.checkpoints import Checkpoints, abstract
 from train.sources import NoiseSource
-from train.spaces import Space
 
 
 class Flow(NamedTuple):
@@ -20,7 +20,7 @@ class Flow(NamedTuple):
     structure: nnx.GraphDef
     parameters: nnx.State
     source: NoiseSource
-    space: Space
+    space: Encoder
     shape: tuple[int, ...]
     classes: int
 
@@ -31,11 +31,11 @@ def load(run: Path, parameters: str = "average", step: int | None = None) -> Flo
     Raises InputError if the folder holds none, is damaged, or the checkpoint is of another network.
     """
     content, config = runs.read(run), runs.kept_config(run)
-    space, source = runs.kept_origin(run)
+    space, source = runs.kept_base(run)
     shape, classes = tuple(content["shape"]), content["classes"]
-    structure, blank = nnx.split(nnx.eval_shape(lambda: world.network(config, shape, classes)))
+    structure, blank = nnx.split(nnx.eval_shape(lambda: setup.network(config, shape, classes)))
     target = jax.eval_shape(lambda p: steps.begin(config, p), blank)
-    places = devices.of_state(devices.mesh(), target, config.fsdp)
+    places = sharding.of_state(sharding.mesh(), target, config.fsdp)
     with Checkpoints(run, config.keep_last, config.keep_every) as saved:
         state = saved.load(abstract(target, places), step)
     chosen = state.average if parameters == "average" else state.parameters

@@ -10,18 +10,21 @@ import numpy as np
 from flax import nnx
 from jax.experimental import multihost_utils
 
-from jgmm import figures
-from jgmm.checks import InputError
-from jgmm.inputs import check_free
-from train import couplings, devices, runs, world
+from jgmm.commands.inputs import check_free
+from jgmm.data import is_image
+from jgmm.errors import InputError
+from jgmm.figures.images import sample_grid
+from jgmm.figures.style import tile
+from train import couplings, runs, sharding
+from train import setup as setups
 from train import step as steps
 from train.batches import indices
 from train.checkpoints import Checkpoints, abstract
 from train.config import Config
-from train.records import Records
+from train.log import Log
+from train.models.unet import n_parameters
 from train.sampler import check_solver, images
-from train.step import State, World
-from train.unet import n_parameters
+from train.step import State, StepInputs
 
 
 def train(config: Config) -> None:
@@ -42,28 +45,28 @@ def _train(config: Config) -> int:
     """The signal that stopped it, or 0."""
     folder = config.run_folder
     check_solver(config.solver, config.nfe)
-    devices.check_batch(config.batch_size, config.accumulate)
+    sharding.check_batch(config.batch_size, config.accumulate)
     if not config.resume:
         check_free(folder, "go on with --resume, or choose another --out")
-    mesh = devices.mesh()
-    problem = world.build(config)
-    model = world.network(config, problem.images.shape, problem.classes)
+    mesh = sharding.mesh()
+    setup = setups.build(config)
+    model = setups.network(config, setup.images.shape, setup.classes)
     structure, parameters = nnx.split(model)
-    data = problem.images
+    data = setup.images
     print(f"{data.name}: {len(data):,} images of {data.shape} from {data.location}")
     where = f"{jax.device_count()} device(s), {jax.devices()[0].device_kind}, of {jax.process_count()} process(es)"
     print(f"{n_parameters(model):,} parameters; {where}")
-    runs.begin(config, data, problem.classes, problem.origin)
+    runs.begin(config, data, setup.classes, setup.base)
 
     state = steps.begin(config, parameters)
-    places = devices.of_state(mesh, state, config.fsdp)
-    everywhere = devices.replicated(mesh)
-    everything = jax.device_put(problem.world, everywhere)
+    places = sharding.of_state(mesh, state, config.fsdp)
+    everywhere = sharding.replicated(mesh)
+    inputs = jax.device_put(setup.inputs, everywhere)
     advance = jax.jit(steps.make_step(config, structure), donate_argnums=0, out_shardings=(places, everywhere))
     cost = jax.jit(steps.make_cost(config), out_shardings=everywhere)
     draw = jax.jit(images, static_argnames=("structure", "solver", "nfe"), out_shardings=everywhere)
-    noise = _fixed_noise(config, everything)
-    labels = jnp.arange(config.n_samples, dtype=jnp.int32) % problem.classes if problem.classes else None
+    noise = _fixed_noise(config, inputs)
+    labels = jnp.arange(config.n_samples, dtype=jnp.int32) % setup.classes if setup.classes else None
 
     # Signals are noted until all is on disk.
     with _Signals() as stop, Checkpoints(folder, config.keep_last, config.keep_every) as saved:
@@ -75,35 +78,35 @@ def _train(config: Config) -> int:
         at, seen = int(state.step), []
         if at >= config.steps:
             print(f"nothing to do: --steps {config.steps} are made. Give more to go on.")
-        records = Records(folder, config.batch_size, at, config.steps)
+        log = Log(folder, config.batch_size, at, config.steps)
         stopped = False
         while at < config.steps and not stopped:
-            index = devices.spread(indices(config.seed, at, len(data), config.batch_size), mesh)
+            index = sharding.spread(indices(config.seed, at, len(data), config.batch_size), mesh)
             order = None
-            if problem.world.coupling.assigned:
-                found = couplings.assign(np.asarray(cost(everything, jnp.array(at), index)))
-                order = devices.spread(found, mesh)
-            state, values = advance(state, everything, index, order)
+            if setup.inputs.coupling.assigned:
+                found = couplings.assign(np.asarray(cost(inputs, jnp.array(at), index)))
+                order = sharding.spread(found, mesh)
+            state, values = advance(state, inputs, index, order)
             at += 1
             seen.append(values)
             last = at == config.steps
             if at % config.log_every == 0 or last:
                 _check_finite(state, folder)
-                records.log(at, _means(seen))
+                log.log(at, _means(seen))
                 seen = []
             if at % config.save_every == 0 or last:
                 _check_finite(state, folder)
                 saved.save(at, state)
-            if (at % config.sample_every == 0 or last) and figures.is_image(data.shape):
-                grid = draw(structure, state.average, everything.space, noise, labels, config.solver, config.nfe).x
-                records.picture(at, _write_grid(folder / f"samples-{at:07d}.png", np.asarray(grid)))
-                records.resume_clock()
+            if (at % config.sample_every == 0 or last) and is_image(data.shape):
+                grid = draw(structure, state.average, inputs.space, noise, labels, config.solver, config.nfe).x
+                log.picture(at, _write_grid(folder / f"samples-{at:07d}.png", np.asarray(grid)))
+                log.resume_clock()
             stopped = stop.agreed(at % config.log_every == 0)
         if stopped:
             _check_finite(state, folder)
             saved.save(at, state)
             print(f"stopped after step {at}; go on with --resume")
-        records.close()
+        log.close()
     print(f"run: {folder}")
     return stop.asked
 
@@ -121,16 +124,16 @@ def _check_finite(state: State, folder: Path) -> None:
         )
 
 
-def _fixed_noise(config: Config, everything: World) -> jax.Array:
+def _fixed_noise(config: Config, inputs: StepInputs) -> jax.Array:
     """x0 of the grids: the same at every step."""
-    key = jax.random.fold_in(jax.random.key(config.seed), 2**31 - 2)
-    return everything.coupling.source.draw(key, config.n_samples)
+    key = jax.random.fold_in(jax.random.key(config.seed), steps.GRID_STREAM)
+    return inputs.coupling.source.draw(key, config.n_samples)
 
 
 def _write_grid(path: Path, pixels: np.ndarray) -> np.ndarray:
     if jax.process_index() == 0:
-        figures.sample_grid(path, pixels)
-    return figures.tile(pixels, int(np.ceil(np.sqrt(len(pixels)))))
+        sample_grid(path, pixels)
+    return tile(pixels, int(np.ceil(np.sqrt(len(pixels)))))
 
 
 class _Signals:

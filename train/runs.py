@@ -7,24 +7,24 @@ from typing import Any
 
 import jax
 
-from jgmm import checkpoint
-from jgmm.checks import InputError, check
+from jgmm.checkpoint.files import versions, write_json
 from jgmm.data import Images
-from train import origin
+from jgmm.errors import InputError, check
+from train import base
+from train.base import Base
 from train.config import Config
-from train.origin import Origin
 
 CONFIG = "config.json"
 KIND = "jgmm.flow"
 
 
-def begin(config: Config, images: Images, classes: int, start: Origin) -> None:
+def begin(config: Config, images: Images, classes: int, start: Base) -> None:
     """Write what a run is; the first process does. A resumed run only remembers the options it goes on with."""
     if jax.process_index() > 0:
         return
     folder = config.run_folder
     if config.resume:
-        checkpoint.write_json(folder / CONFIG, read(folder) | {"config": config.to_json()})
+        write_json(folder / CONFIG, read(folder) | {"config": config.to_json()})
         return
     content = {
         "kind": KIND,
@@ -32,12 +32,12 @@ def begin(config: Config, images: Images, classes: int, start: Origin) -> None:
         "shape": list(images.shape),
         "classes": classes,
         "data_sha256": images.sha256,
-        "mixture": origin.describe(start),
-        "versions": checkpoint.versions(),
+        "base": base.structure(start),
+        "versions": versions(),
     }
     folder.mkdir(parents=True, exist_ok=True)
-    origin.save(folder, start)
-    checkpoint.write_json(folder / CONFIG, content)
+    base.save(folder, start)
+    write_json(folder / CONFIG, content)
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -50,7 +50,8 @@ def read(folder: Path) -> dict[str, Any]:
         raise InputError(f"{path} is not valid JSON ({error}): the run is damaged.") from error
     kind = content.get("kind") if isinstance(content, dict) else None
     check(kind == KIND, f"{folder} holds a run of another kind ({kind!r}): expected one of `python -m train`.")
-    missing = {"config", "shape", "classes", "data_sha256", "mixture"} - content.keys()
+    missing = {"config", "shape", "classes", "data_sha256"} - content.keys()
+    missing |= set() if {"base", "mixture"} & content.keys() else {"base"}
     check(not missing, f"{path} is damaged: it lacks {', '.join(sorted(missing))}.")
     return content
 
@@ -60,10 +61,9 @@ def kept_config(folder: Path) -> Config:
     return replace(Config.from_json(read(folder)["config"]), out=folder)
 
 
-def kept_origin(folder: Path) -> Origin:
+def kept_base(folder: Path) -> Base:
     """Where its flow runs and starts."""
-    content = read(folder)
-    return origin.load(folder, kept_config(folder), tuple(content["shape"]), content["mixture"])
+    return base.load(folder, read(folder), kept_config(folder))
 
 
 def check_same_data(folder: Path, images: Images) -> None:

@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
-from jgmm import cli
-from jgmm.checks import InputError, check
+from jgmm.commands import cli
+from jgmm.commands.options import one_of
+from jgmm.errors import InputError, check
+from jgmm.registry import SOLVERS
 
 TIMES = 9
 # Draws that the share of rejected ones is estimated from.
@@ -24,7 +26,7 @@ class Options:
     """Run folder written by `python -m train`."""
     n: int = 64
     """Number of images."""
-    solver: Literal["euler", "midpoint", "heun", "dopri5"] = "euler"
+    solver: Annotated[str, one_of(SOLVERS)] = "euler"
     """Of the flow."""
     nfe: int = 100
     """Evaluations of the velocity; dopri5 chooses its own."""
@@ -75,7 +77,8 @@ def _run(options: Options) -> None:
     import jax.numpy as jnp
     import numpy as np
 
-    from jgmm import figures
+    from jgmm.data import is_image
+    from jgmm.figures.images import sample_grid, trajectories
     from train.flow import load
     from train.sampler import images
 
@@ -83,7 +86,7 @@ def _run(options: Options) -> None:
     out = options.out or (None if options.npz else Path("grid.png"))
     unseen = out is None and options.trajectory is None
     check(
-        unseen or figures.is_image(flow.shape),
+        unseen or is_image(flow.shape),
         f"{options.run} makes images of shape {flow.shape}, which no picture shows: write them with --npz FILE.",
     )
     labels = _labels(options, flow.classes)
@@ -115,11 +118,11 @@ def _run(options: Options) -> None:
                 options.npz, images=pixels, x0=np.concatenate(starts), **({} if labels is None else {"labels": labels})
             )
         if out:
-            figures.sample_grid(out, pixels)
+            sample_grid(out, pixels)
         if options.trajectory:
             times = jnp.linspace(0, 1, TIMES)
             frames = np.asarray(follow(jnp.asarray(starts[0][:8]), 0, times).x)
-            figures.trajectories(options.trajectory, frames, np.asarray(times))
+            trajectories(options.trajectory, frames, np.asarray(times))
     except OSError as error:
         raise InputError(f"cannot write {error.filename or 'the images'}: {error.strerror}.") from error
     for path in (out, options.npz, options.trajectory):
@@ -129,10 +132,10 @@ def _run(options: Options) -> None:
 
 def _pruned(options: Options, flow: Any, key: Any) -> Any:
     """The source without draws along directions in which none of the images lies that the run was trained on."""
-    from train import runs, sources, world
+    from train import runs, setup, sources
 
     config = runs.kept_config(options.run)
-    images = world.load_images(replace(config, data_dir=options.data_dir or config.data_dir))
+    images = setup.load_images(replace(config, data_dir=options.data_dir or config.data_dir))
     runs.check_same_data(options.run, images)
     source = sources.prune(flow.source, images, flow.space)
     share = 1 - source.keeps(flow.source.draw(key, SHARED)).mean()

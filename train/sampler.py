@@ -1,54 +1,47 @@
 """From x0 to images along the learned velocity, by diffrax."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from jgmm.checks import check, unknown
-from jgmm.interpolant.solvers import SOLVERS, Scheme, Solver, integrate
-from train.spaces import Space
+from jgmm.encoder.base import Encoder
+from jgmm.encoder.images import decode_images
+from jgmm.errors import check
+from jgmm.interpolant.solvers import Scheme, Transported, integrate
+from jgmm.registry import SOLVERS
 
 Velocity = Callable[[Float[Array, " b"], Float[Array, "b h w c"]], Float[Array, "b h w c"]]
 
 
-class Solved(NamedTuple):
-    """The end of the flow, or the way to it, and how often the velocity was evaluated."""
-
-    x: Float[Array, "..."]
-    evaluations: Array
-
-
 def check_solver(solver: str, nfe: int) -> None:
     """Raise InputError for an unknown solver, and a number of evaluations that it cannot make."""
-    if solver not in SOLVERS:
-        raise unknown("solver", solver, SOLVERS)
     check(nfe >= 1, f"--nfe must be at least 1, got {nfe}.")
-    method = SOLVERS[solver]
+    method = SOLVERS[solver]()
     fits = method.steps is None or nfe % method.stages == 0
     check(fits, f"{solver} makes {method.stages} evaluations a step: --nfe must be a multiple of that, got {nfe}.")
 
 
 def solve(
-    velocity: Velocity, x0: Float[Array, "b h w c"], solver: Solver, nfe: int, times: Float[Array, " t"] | None = None
-) -> Solved:
+    velocity: Velocity, x0: Float[Array, "b h w c"], solver: str, nfe: int, times: Float[Array, " t"] | None = None
+) -> Transported:
     """Integrate dx = v(t, x) dt from t = 0 to 1, in nfe evaluations and equal steps; dopri5 chooses its own.
 
     Pure and jittable. With `times` x has a leading axis of those times.
     Raises InputError as `check_solver`.
     """
     check_solver(solver, nfe)
-    method = SOLVERS[solver]
+    method = SOLVERS[solver]()
     scheme = Scheme(solver, None if method.steps is None else nfe // method.stages)
     start = jnp.zeros((), x0.dtype)
 
     def motion(t: Any, x: Array) -> Array:
         return velocity(jnp.full(x.shape[0], t, x.dtype), x)
 
-    return Solved(*integrate(motion, x0, start, start + 1, scheme, times))
+    return Transported(*integrate(motion, x0, start, start + 1, scheme, times))
 
 
 def guided(model: Callable[..., Array], labels: Array | None, guidance: float) -> Velocity:
@@ -69,15 +62,15 @@ def guided(model: Callable[..., Array], labels: Array | None, guidance: float) -
 def images(
     structure: nnx.GraphDef,
     parameters: nnx.State,
-    space: Space,
+    space: Encoder,
     x0: Float[Array, "b h w c"],
     labels: Int[Array, " b"] | None,
-    solver: Solver,
+    solver: str,
     nfe: int,
     guidance: float = 1.0,
     times: Float[Array, " t"] | None = None,
-) -> Solved:
+) -> Transported:
     """What a network makes of x0, in pixels of [-1, 1]. Pure; the structure, solver, nfe and guidance are static."""
     solved = solve(guided(nnx.merge(structure, parameters), labels, guidance), x0, solver, nfe, times)
-    to_pixels = space.to_pixels if times is None else jax.vmap(space.to_pixels)
-    return Solved(to_pixels(solved.x), solved.evaluations)
+    x = decode_images(space, solved.x) if times is None else jax.vmap(lambda x: decode_images(space, x))(solved.x)
+    return Transported(x, solved.evaluations)

@@ -1,7 +1,6 @@
 """Where x0 comes from. A source is a pytree with `draw(key, n) -> [n, H, W, C]`, in the space of the flow."""
 
 import abc
-from collections.abc import Callable
 from dataclasses import field, replace
 from pathlib import Path
 from typing import Any
@@ -11,17 +10,20 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-import jgmm
-from jgmm import checkpoint, pca
-from jgmm.checks import check
+from jgmm.checkpoint.models import load_source, read_config
 from jgmm.covariance.diag import Diag
 from jgmm.data import Images, rescale
+from jgmm.encoder.base import Encoder
+from jgmm.encoder.identity import Identity
+from jgmm.encoder.images import encode_images
+from jgmm.encoder.pca import fit_pca, mean_and_covariance
+from jgmm.errors import check
 from jgmm.mixture import GMM
-from jgmm.products import matmul
-from jgmm.source import normalize, unnormalised
-from jgmm.types import pytree
+from jgmm.numerics.linalg import matmul
+from jgmm.numerics.pytree import pytree
+from jgmm.source import Source, normalize, unnormalized
 from train.config import Config
-from train.spaces import Space
+from train.registry import SOURCES
 
 # Draws that the mean norm of a source is estimated from.
 DRAWS = 8192
@@ -49,20 +51,25 @@ class Gaussian(NoiseSource):
     shape: tuple[int, ...] = field(metadata={"static": True})
     scale: Float[Array, ""] = field(default_factory=lambda: jnp.ones(()))
 
+    @classmethod
+    def build(cls, config: Config, images: Images, space: Encoder) -> "Gaussian":
+        """For images of this shape."""
+        return cls(images.shape)
+
     def draw(self, key: PRNGKeyArray, n: int) -> Float[Array, "n h w c"]:
         return self.scale * jax.random.normal(key, (n, *self.shape))
 
 
 @pytree
 class Mixture(NoiseSource):
-    """A fitted mixture: normalised images, its statistics baked in; whitened ones in a whitened space."""
+    """A fitted mixture: normalized images, its statistics baked in; whitened ones in a whitened space."""
 
-    params: jgmm.Source
-    space: Space
+    params: Source
+    space: Encoder
     scale: Float[Array, ""] = field(default_factory=lambda: jnp.ones(()))
 
     def draw(self, key: PRNGKeyArray, n: int) -> Float[Array, "n h w c"]:
-        return self.scale * self.space.of_pixels(jgmm.sample(key, self.params, n))
+        return self.scale * encode_images(self.space, self.params.sample(key, n))
 
     def draw_near(
         self, key: PRNGKeyArray, pixels: Float[Array, "b h w c"], component: Int[Array, " b"], rho: float
@@ -73,17 +80,17 @@ class Mixture(NoiseSource):
 
         If k ~ p(k | x1) and x1 is drawn from the mixture, so is x0.
         """
-        gmm, rotation = self.params.gmm, self.params.rotation
+        gmm, encoder = self.params.gmm, self.params.encoder
         for_codes, for_residual = jax.random.split(key)
         n, fresh = pixels.shape[0], jnp.sqrt(1 - rho**2)
-        deviation = fresh * gmm.covariance.colour(component, jax.random.normal(for_codes, (n, gmm.d)))
-        residual = fresh * jax.random.normal(for_residual, (n, rotation.n_residual))
+        deviation = fresh * gmm.covariance.color(component, jax.random.normal(for_codes, (n, gmm.d)))
+        residual = fresh * jax.random.normal(for_residual, (n, encoder.n_residual))
         if rho > 0:
             flat = pixels.reshape(n, -1)
-            deviation = deviation + rho * (rotation.encode(flat) - gmm.means[component])
-            residual = residual + rho * rotation.residual(flat)
-        x = rotation.decode(gmm.means[component] + deviation, residual).reshape(pixels.shape)
-        return self.scale * self.space.of_pixels((x - self.params.mean[None]) / self.params.std[None])
+            deviation = deviation + rho * (encoder.encode(flat) - gmm.means[component])
+            residual = residual + rho * encoder.residual(flat)
+        x = encoder.decode(gmm.means[component] + deviation, residual).reshape(pixels.shape)
+        return self.scale * encode_images(self.space, self.params.from_pixels(x))
 
 
 @pytree
@@ -111,40 +118,35 @@ class Pruned:
         return jnp.asarray(found)
 
 
-def gaussian(config: Config, images: Images, space: Space) -> Gaussian:
-    """See `Gaussian`."""
-    return Gaussian(images.shape)
-
-
-def mle(config: Config, images: Images, space: Space) -> Mixture:
+def mle(config: Config, images: Images, space: Encoder) -> Mixture:
     """One Gaussian with the mean and the full covariance of the images, which are normal along principal components."""
     rows = images.pixels.reshape(len(images), -1)
-    rotation, _ = pca.fit(rows, **images.units._asdict())
-    gmm = GMM(jnp.zeros(1), jnp.zeros((1, rotation.n_codes)), Diag.identity(1, rotation.n_codes))
-    return Mixture(space.prepare(normalize(unnormalised(gmm, rotation, images.shape))), space)
+    encoder, _ = fit_pca(rows, **images.units._asdict())
+    gmm = GMM(jnp.zeros(1), jnp.zeros((1, encoder.n_codes)), Diag.identity(1, encoder.n_codes))
+    return Mixture(_for_space(normalize(unnormalized(gmm, encoder, images.shape)), space), space)
 
 
-def fitted(config: Config, images: Images, space: Space) -> Mixture:
+def fitted(config: Config, images: Images, space: Encoder) -> Mixture:
     """The mixture of a run folder. Raises InputError for images of another shape, and one computed in float64."""
     check(
         Path(config.source).is_dir(),
         f"--source expects gaussian, mle or a run folder of jgmm.fit, got {config.source!r}, which is none.",
     )
-    theirs = checkpoint.read_config(config.source)["source"]
-    shape = tuple(theirs["shape"])
+    theirs = read_config(config.source)["model"]
+    shape = tuple(theirs.get("shape", ()))
     check(
         shape == images.shape, f"--source {config.source} models images of shape {shape}, the data have {images.shape}."
     )
     single = theirs["dtype"] == "float32"
     check(single, f"--source {config.source} was computed in float64: fit it with --dtype float32.")
-    params = checkpoint.load(config.source)
+    params = load_source(config.source)
     _check_units(config, params, images)
-    return Mixture(space.prepare(params), space)
+    return Mixture(_for_space(params, space), space)
 
 
-def _check_units(config: Config, params: jgmm.Source, images: Images) -> None:
+def _check_units(config: Config, params: Source, images: Images) -> None:
     """Raise InputError for a mixture of pixels in other units, of which images would be no draws."""
-    theirs = np.asarray(jgmm.sample(jax.random.key(0), normalize(params, "none"), SHOWN), np.float64)
+    theirs = np.asarray(normalize(params, "none").sample(jax.random.key(0), SHOWN), np.float64)
     ours = rescale(images.pixels[:: -(-len(images) // SHOWN)]).astype(np.float64)
     least, most = sorted([theirs.std(), ours.std()])
     check(
@@ -154,22 +156,25 @@ def _check_units(config: Config, params: jgmm.Source, images: Images) -> None:
     )
 
 
-# Any other name is that of a run folder.
-SOURCES: dict[str, Callable[[Config, Images, Space], Gaussian | Mixture]] = {"gaussian": gaussian, "mle": mle}
+def _for_space(params: Source, space: Encoder) -> Source:
+    """A mixture whose draws, encoded, are the x0 of a space: normalized images in pixels, plain ones elsewhere."""
+    return params if isinstance(space, Identity) else normalize(params, "none")
 
 
-def build(config: Config, images: Images, space: Space) -> Gaussian | Mixture:
+def build(config: Config, images: Images, space: Encoder) -> Any:
     """The source that the options ask for. Raises InputError as `fitted`."""
-    source = SOURCES.get(config.source, fitted)(config, images, space)
+    named = config.source in SOURCES
+    found = SOURCES[config.source] if named else fitted
+    source = getattr(found, "build", found)(config, images, space)
     return align(source, images, space) if config.norm_align else source
 
 
-def align(source: Gaussian | Mixture, images: Images, space: Space) -> Gaussian | Mixture:
+def align(source: Any, images: Images, space: Encoder) -> Any:
     """The source scaled so that the mean norm of its draws is that of the images, in the space of the flow."""
 
     @jax.jit
     def norms(x: Any) -> Array:
-        return jnp.linalg.norm(space.of_pixels(x).reshape(x.shape[0], -1), axis=1)
+        return jnp.linalg.norm(encode_images(space, x).reshape(x.shape[0], -1), axis=1)
 
     chunks = np.array_split(images.pixels, -(-len(images) // DRAWS))
     of_images = np.concatenate([norms(rescale(part)) for part in chunks]).mean(dtype=np.float64)
@@ -178,17 +183,17 @@ def align(source: Gaussian | Mixture, images: Images, space: Space) -> Gaussian 
     return replace(source, scale=jnp.asarray(of_images / of_draws, jnp.float32))
 
 
-def prune(source: NoiseSource, images: Images, space: Space) -> Pruned:
+def prune(source: NoiseSource, images: Images, space: Encoder) -> Pruned:
     """The source without draws along the sparse axes of these images.
 
     Axes are the principal directions, and their opposites, of images of unit norm and their mirror images; those with
     which no image has a cosine above 0.01 are sparse (arXiv 2512.18184, with the paper's definition).
     """
     parts = np.array_split(images.with_mirror_images().pixels, 32)
-    x = np.concatenate([space.of_pixels(jnp.asarray(rescale(part))) for part in parts])
+    x = np.concatenate([encode_images(space, jnp.asarray(rescale(part))) for part in parts])
     unit = x.reshape(len(x), -1)
     unit /= np.linalg.norm(unit, axis=1, keepdims=True)
-    _, covariance = pca.covariance(unit)
+    _, covariance = mean_and_covariance(unit)
     axes = np.linalg.eigh(covariance)[1].T.astype(np.float32)
     cosines = [part @ axes.T for part in np.array_split(unit, 32)]
     largest = np.max([c.max(axis=0) for c in cosines], axis=0)

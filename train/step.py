@@ -12,37 +12,40 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from jgmm.types import pytree
+from jgmm.encoder.base import Encoder
+from jgmm.numerics.pytree import pytree
 from train.batches import Batch, take
 from train.config import Config
 from train.couplings import Coupling, squared_distances
-from train.spaces import Space
+
+# Streams of random numbers besides those of the steps, folded into the seed.
+INITIALIZATION_STREAM, GRID_STREAM = 2**31 - 1, 2**31 - 2
 
 
 @pytree
 class State:
     """All that training changes.
 
-    Fields:
+    Attributes:
         step: how many steps were made.
         parameters: of the network, and their running average.
-        optimiser: its state.
+        optimizer: its state.
         failed: the first step whose loss or gradient was not finite, or -1.
     """
 
     step: Int[Array, ""]
     parameters: nnx.State
     average: nnx.State
-    optimiser: Any
+    optimizer: Any
     failed: Int[Array, ""]
 
 
-class World(NamedTuple):
+class StepInputs(NamedTuple):
     """All that training reads: the data, on the device, and how x0 is drawn."""
 
     pixels: Array
     labels: Int[Array, " n"] | None
-    space: Space
+    space: Encoder
     coupling: Coupling
 
 
@@ -61,7 +64,7 @@ def keys_of(seed: int, step: Int[Array, ""]) -> Keys:
     return Keys(*jax.random.split(jax.random.fold_in(jax.random.key(seed), step), len(Keys._fields)))
 
 
-def optimiser_of(config: Config) -> optax.GradientTransformation:
+def optimizer_of(config: Config) -> optax.GradientTransformation:
     """Adam with a linear warm-up, then constant, of clipped gradients."""
     rate = optax.linear_schedule(0.0, config.learning_rate, max(config.warmup, 1))
     return optax.chain(optax.clip_by_global_norm(config.clip), optax.adam(rate))
@@ -70,7 +73,7 @@ def optimiser_of(config: Config) -> optax.GradientTransformation:
 def begin(config: Config, parameters: nnx.State) -> State:
     """The state before the first step."""
     zero = jnp.zeros((), jnp.int32)
-    return State(zero, parameters, jax.tree.map(jnp.copy, parameters), optimiser_of(config).init(parameters), zero - 1)
+    return State(zero, parameters, jax.tree.map(jnp.copy, parameters), optimizer_of(config).init(parameters), zero - 1)
 
 
 def draw_times(key: PRNGKeyArray, n: int, kind: str) -> Float[Array, " n"]:
@@ -94,34 +97,34 @@ def flow_matching_loss(
     return ((v - (x1 - x0)) ** 2).mean()
 
 
-def batch_of(config: Config, world: World, keys: Keys, index: Int[Array, " b"]) -> Batch:
+def batch_of(config: Config, inputs: StepInputs, keys: Keys, index: Int[Array, " b"]) -> Batch:
     """The images of a step."""
-    return take(keys.flips, world.pixels, world.labels, index, world.space, config.flips)
+    return take(keys.flips, inputs.pixels, inputs.labels, index, inputs.space, config.flips)
 
 
-def make_cost(config: Config) -> Callable[[World, Int[Array, ""], Int[Array, " b"]], Float[Array, "b b"]]:
-    """(world, step, index) -> the squared distances of the step's images and draws, for an assignment."""
+def make_cost(config: Config) -> Callable[[StepInputs, Int[Array, ""], Int[Array, " b"]], Float[Array, "b b"]]:
+    """(inputs, step, index) -> the squared distances of the step's images and draws, for an assignment."""
 
-    def cost(world: World, step: Int[Array, ""], index: Int[Array, " b"]) -> Float[Array, "b b"]:
+    def cost(inputs: StepInputs, step: Int[Array, ""], index: Int[Array, " b"]) -> Float[Array, "b b"]:
         keys = keys_of(config.seed, step)
-        images = batch_of(config, world, keys, index).images
-        return squared_distances(world.coupling.source.draw(keys.coupling, index.shape[0]), images)
+        images = batch_of(config, inputs, keys, index).images
+        return squared_distances(inputs.coupling.source.draw(keys.coupling, index.shape[0]), images)
 
     return cost
 
 
 def make_step(
     config: Config, structure: nnx.GraphDef
-) -> Callable[[State, World, Int[Array, " b"], Int[Array, " b"] | None], tuple[State, dict[str, Array]]]:
-    """(state, world, index, order) -> the next state, and what to log of this step."""
-    optimiser = optimiser_of(config)
+) -> Callable[[State, StepInputs, Int[Array, " b"], Int[Array, " b"] | None], tuple[State, dict[str, Array]]]:
+    """(state, inputs, index, order) -> the next state, and what to log of this step."""
+    optimizer = optimizer_of(config)
 
     def step(
-        state: State, world: World, index: Int[Array, " b"], order: Int[Array, " b"] | None
+        state: State, inputs: StepInputs, index: Int[Array, " b"], order: Int[Array, " b"] | None
     ) -> tuple[State, dict[str, Array]]:
         keys = keys_of(config.seed, state.step)
-        batch = batch_of(config, world, keys, index)
-        x0 = world.coupling.x0(keys.coupling, batch, order)
+        batch = batch_of(config, inputs, keys, index)
+        x0 = inputs.coupling.x0(keys.coupling, batch, order)
         t = draw_times(keys.times, index.shape[0], config.times)
         labels = _withheld(keys.labels, batch.labels, config)
 
@@ -132,7 +135,7 @@ def make_step(
 
         parts = jax.tree.map(lambda a: _cut(a, config.accumulate), (t, x0, batch.images, labels))
         value, gradient = _accumulated(loss, state.parameters, parts, keys.dropout, config.accumulate)
-        updates, optimiser_state = optimiser.update(gradient, state.optimiser, state.parameters)
+        updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.parameters)
         parameters = optax.apply_updates(state.parameters, updates)
         decay = _decay(state.step, config)
         average = optax.incremental_update(parameters, state.average, 1 - decay)
@@ -140,7 +143,7 @@ def make_step(
         broken = (state.failed < 0) & ~(jnp.isfinite(value) & jnp.isfinite(norm))
         failed = jnp.where(broken, state.step + 1, state.failed)
         seen = {"loss": value, "gradient_norm": norm, "ema": decay}
-        return State(state.step + 1, parameters, average, optimiser_state, failed), seen
+        return State(state.step + 1, parameters, average, optimizer_state, failed), seen
 
     return step
 

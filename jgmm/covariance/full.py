@@ -9,15 +9,17 @@ import numpy as np
 from jax.scipy.linalg import cho_solve, solve_triangular
 from jaxtyping import Array, Float, Int
 
-from jgmm.centred import middle, squared_distances
-from jgmm.covariance.base import Covariance, Distances, Prior, bounded, raw_of, scale_of
-from jgmm.products import grouped_matvec, matmul
-from jgmm.types import pytree
+from jgmm.covariance.base import Covariance, Distances, Scales, bounded, raw_of, scale_of
+from jgmm.covariance.prior import Floor, Prior
+from jgmm.errors import check
+from jgmm.numerics.distances import middle, squared_distances
+from jgmm.numerics.linalg import grouped_matvec, lower_factor, matmul
+from jgmm.numerics.pytree import pytree
 
 # Screening the E-step pays from so many features and components.
 SCREENED_FEATURES, SCREENED_COMPONENTS = 128, 8
 # Power iterations for the largest eigenvalue, and the factors by which its estimate is raised until a Cholesky
-# factorisation proves it an upper bound.
+# factorization proves it an upper bound.
 POWER_ITERATIONS = 40
 RAISES = (1.003, 1.03, 1.5)
 # What rounding may take from a bound.
@@ -26,10 +28,18 @@ ROUNDING = 1e-3
 
 @pytree
 class Full(Covariance):
-    """One symmetric positive-definite matrix for every component."""
+    """One symmetric positive-definite matrix for every component.
+
+    >>> import jax.numpy as jnp
+    >>> from jgmm.covariance.full import Full
+    >>> Full.from_dense(jnp.array([[[4.0, 2.0], [2.0, 2.0]]])).cholesky.tolist()
+    [[[2.0, 0.0], [1.0, 1.0]]]
+    """
 
     cholesky: Float[Array, "*b k d d"]
 
+    name: ClassVar[str] = "full"
+    scales: ClassVar[Scales] = "features"
     sparse_below: ClassVar[float] = 0.5
 
     @classmethod
@@ -39,7 +49,7 @@ class Full(Covariance):
     @classmethod
     def from_dense(cls, covariance: Float[Array, "k d d"]) -> "Full":
         """From the matrices Σ_k; NaN where one is not positive definite."""
-        # One matrix at a time: a batched factorisation holds several copies of all of them.
+        # One matrix at a time: a batched factorization holds several copies of all of them.
         return cls(jax.lax.map(lambda c: jnp.linalg.cholesky(c, symmetrize_input=False), covariance))
 
     def inverse_factors(self) -> Float[Array, "k d d"]:
@@ -47,7 +57,7 @@ class Full(Covariance):
         eye = jnp.eye(self.cholesky.shape[-1], dtype=self.cholesky.dtype)
         return jax.lax.map(lambda factor: solve_triangular(factor, eye, lower=True), self.cholesky)
 
-    def mahalanobis(self, means: Float[Array, "k d"]) -> Callable[[Array], Array]:
+    def squared_mahalanobis(self, means: Float[Array, "k d"]) -> Callable[[Array], Array]:
         whiteners = self.inverse_factors()
         if whiteners.shape[0] == 1 < means.shape[0]:  # shared: whiten the rows once for all components
             whitener, origin = whiteners[0], middle(means)
@@ -71,7 +81,7 @@ class Full(Covariance):
     def inverse_trace(self) -> Float[Array, " #k"]:
         return (self.inverse_factors() ** 2).sum(axis=(1, 2))
 
-    def colour(self, component: Int[Array, " n"], noise: Float[Array, "n d"]) -> Float[Array, "n d"]:
+    def color(self, component: Int[Array, " n"], noise: Float[Array, "n d"]) -> Float[Array, "n d"]:
         return grouped_matvec(self.cholesky, component, noise)
 
     def moments(self, x: Float[Array, "n d"], r: Float[Array, "n k"], means: Float[Array, "k d"]) -> Array:
@@ -88,25 +98,25 @@ class Full(Covariance):
         # one product for all components, and no difference of large numbers.
         weight = r.sum(axis=1, keepdims=True)
         share = r / jnp.where(weight > 0, weight, 1)
-        centres = means - middle(means)
-        y = x - middle(means) - matmul(share, centres)
+        centers = means - middle(means)
+        y = x - middle(means) - matmul(share, centers)
         within = matmul((y * weight).T, y)
         overlap = matmul(r.T, share)
         overlap = overlap - jnp.diag(jnp.diagonal(overlap))
-        between = overlap.sum(axis=1, keepdims=True) * centres - matmul(overlap, centres)
-        return (within + matmul(centres.T, between))[None]
+        between = overlap.sum(axis=1, keepdims=True) * centers - matmul(overlap, centers)
+        return (within + matmul(centers.T, between))[None]
 
-    def update(self, scatter: Array, counts: Float[Array, " k"], prior: Prior) -> "Full":
+    def update(self, scatter: Array, counts: Float[Array, " k"], prior: Prior, floor: Floor) -> "Full":
         eye = jnp.eye(scatter.shape[-1], dtype=scatter.dtype)
         pull = prior.strength * prior.variance
         d_eps = eye.shape[0] * jnp.finfo(scatter.dtype).eps
-        relative = d_eps if prior.relative_floor is None else prior.relative_floor
+        relative = d_eps if floor.relative is None else floor.relative
 
         def component(leaf: tuple[Array, Array]) -> Array:
             s, count = leaf
             covariance = (0.5 * (s + s.T) + pull * eye) / prior.total(count)
-            floor = prior.floor + relative * jnp.trace(covariance) / eye.shape[0]
-            return jnp.linalg.cholesky(covariance + floor * eye, symmetrize_input=False)
+            added = floor.absolute + relative * jnp.trace(covariance) / eye.shape[0]
+            return jnp.linalg.cholesky(covariance + added * eye, symmetrize_input=False)
 
         return type(self)(jax.lax.map(component, (scatter, counts)))
 
@@ -121,6 +131,17 @@ class Full(Covariance):
 
     def factor(self) -> Float[Array, "#k d d"]:
         return self.cholesky
+
+    def scaled(self, s: Float[Array, " d"]) -> "Full":
+        return type(self)(s[None, :, None] * self.cholesky)
+
+    def parameter(self) -> Float[Array, "k d d"]:
+        return self.dense()
+
+    @classmethod
+    def from_parameter(cls, parameter: Array, k: int, d: int) -> "Full":
+        check(parameter.shape == (k, d, d), f"full covariances must have shape {(k, d, d)}, got {parameter.shape}.")
+        return cls.from_dense(parameter)
 
     def marginal(self, features: Int[Array, " a"]) -> "Full":
         # Rows of L: their product is the sub-matrix, and the R of a QR its Cholesky factor, without squaring.
@@ -215,18 +236,11 @@ def _drift(whitener: Float[Array, "d d"], to: Float[Array, "d d"], shift: Float[
 
 def _largest_eigenvalue(a: Float[Array, "d d"]) -> Float[Array, ""]:
     """Of a symmetric positive-definite matrix, by power iteration: approached from below."""
-    start = jnp.cos(jnp.arange(a.shape[0], dtype=a.dtype))  # any vector that favours no direction
+    start = jnp.cos(jnp.arange(a.shape[0], dtype=a.dtype))  # any vector that favors no direction
 
-    def power(_: int, v: Array) -> Array:
+    def power(_: Array, v: Array) -> Array:
         u = matmul(a, v)
         return u / jnp.linalg.norm(u)
 
     v = jax.lax.fori_loop(0, POWER_ITERATIONS, power, start)
     return jnp.linalg.norm(matmul(a, v))
-
-
-def lower_factor(rows: Float[Array, "k a d"]) -> Float[Array, "k a a"]:
-    """The lower-triangular factor with positive diagonal of rows rowsᵀ."""
-    upper = jnp.linalg.qr(rows.swapaxes(1, 2), mode="r")
-    sign = jnp.where(jnp.diagonal(upper, axis1=1, axis2=2) < 0, -1, 1).astype(rows.dtype)
-    return (upper * sign[:, :, None]).swapaxes(1, 2)

@@ -6,11 +6,12 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jgmm.covariance.base import Covariance, Prior
+from jgmm.covariance.base import Covariance
 from jgmm.covariance.diag import Diag
 from jgmm.covariance.full import Full
+from jgmm.covariance.prior import Floor, Prior
 from jgmm.covariance.spherical import Spherical
-from jgmm.types import pytree
+from jgmm.numerics.pytree import pytree
 
 
 @pytree
@@ -19,8 +20,21 @@ class Tied(Covariance):
 
     shared: Covariance
 
-    def mahalanobis(self, means: Float[Array, "k d"]) -> Callable[[Array], Array]:
-        return self.shared.mahalanobis(means)
+    @property
+    def name(self) -> str:
+        return "tied" if isinstance(self.shared, Full) else f"tied-{self.shared.name}"
+
+    @property
+    def scales(self) -> Any:
+        return self.shared.scales
+
+    @classmethod
+    def identity(cls, k: int, d: int, dtype: Any = None) -> "Tied":
+        """Full matrices; the functions below are those of other families."""
+        return cls(Full.identity(1, d, dtype))
+
+    def squared_mahalanobis(self, means: Float[Array, "k d"]) -> Callable[[Array], Array]:
+        return self.shared.squared_mahalanobis(means)
 
     def log_det(self) -> Float[Array, " 1"]:
         return self.shared.log_det()
@@ -28,14 +42,14 @@ class Tied(Covariance):
     def inverse_trace(self) -> Float[Array, " 1"]:
         return self.shared.inverse_trace()
 
-    def colour(self, component: Int[Array, " n"], noise: Float[Array, "n d"]) -> Float[Array, "n d"]:
-        return self.shared.colour(jnp.zeros_like(component), noise)
+    def color(self, component: Int[Array, " n"], noise: Float[Array, "n d"]) -> Float[Array, "n d"]:
+        return self.shared.color(jnp.zeros_like(component), noise)
 
     def moments(self, x: Float[Array, "n d"], r: Float[Array, "n k"], means: Float[Array, "k d"]) -> Array:
         return self.shared.pooled_moments(x, r, means)
 
-    def update(self, scatter: Array, counts: Float[Array, " k"], prior: Prior) -> "Tied":
-        return type(self)(self.shared.update(scatter, counts.sum(keepdims=True), prior))
+    def update(self, scatter: Array, counts: Float[Array, " k"], prior: Prior, floor: Floor) -> "Tied":
+        return type(self)(self.shared.update(scatter, counts.sum(keepdims=True), prior, floor))
 
     def variance(self) -> Float[Array, "1 d"]:
         return self.shared.variance()
@@ -71,17 +85,29 @@ class Tied(Covariance):
     def constrain(self, raw: Float[Array, "1 m"], epsilon: float) -> "Tied":
         return type(self)(self.shared.constrain(raw, epsilon))
 
+    def scaled(self, s: Float[Array, " d"]) -> "Tied":
+        return type(self)(self.shared.scaled(s))
 
-def tied_full(k: int, d: int, dtype: Any = None) -> Tied:
-    """One full matrix for all components."""
-    return Tied(Full.identity(1, d, dtype))
-
-
-def tied_diag(k: int, d: int, dtype: Any = None) -> Tied:
-    """One diagonal matrix for all components."""
-    return Tied(Diag.identity(1, d, dtype))
+    def parameter(self) -> Array:
+        return self.shared.parameter()[0]
 
 
-def tied_spherical(k: int, d: int, dtype: Any = None) -> Tied:
-    """One variance for all components and features."""
-    return Tied(Spherical.identity(1, d, dtype))
+class TiedFamily:
+    """Tied covariances of a family: what the registry holds for each."""
+
+    def __init__(self, shared: type[Covariance]):
+        self.shared = shared
+
+    def identity(self, k: int, d: int, dtype: Any = None) -> Tied:
+        """One identity matrix for all k components."""
+        return Tied(self.shared.identity(1, d, dtype))
+
+    def __call__(self, k: int, d: int, dtype: Any = None) -> Tied:
+        return self.identity(k, d, dtype)
+
+    def from_parameter(self, parameter: Array, k: int, d: int) -> Tied:
+        """One covariance in scikit-learn's form: [D, D], [D] or a number."""
+        return Tied(self.shared.from_parameter(parameter[None], 1, d))
+
+
+tied_full, tied_diag, tied_spherical = TiedFamily(Full), TiedFamily(Diag), TiedFamily(Spherical)

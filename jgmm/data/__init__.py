@@ -1,11 +1,11 @@
-"""Data sets: load(name, data_dir) -> Images; one source a file, entered in `jgmm.tables.DATASETS`."""
+"""Data sets: load(name, data_dir) -> Images; one source a file, entered in `jgmm.registry.DATASETS`."""
 
 from pathlib import Path
 
-from jgmm.data.images import Images, rescale, to_features
-from jgmm.tables import DATASETS
+from jgmm.data.images import Images, is_image, rescale, to_features
+from jgmm.registry import DATASETS
 
-__all__ = ["Images", "load", "rescale", "to_features"]
+__all__ = ["Images", "is_image", "load", "rescale", "to_features"]
 
 
 def load(name: str, data_dir: str | Path | None = None) -> Images:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from jgmm.checks import InputError, check
 from jgmm.data.images import Images
+from jgmm.errors import InputError, check
 
 KEYS = ("pixels", "images", "x", "data", "arr_0")
 
@@ -56,7 +56,7 @@ def _check_pixels(path: Path, pixels: np.ndarray) -> None:
     )
     check(
         pixels.ndim in (2, 4),
-        f"{path} has shape {pixels.shape}: expected [N, D] or [N, H, W, C]; grey images need a last axis of length 1.",
+        f"{path} has shape {pixels.shape}: expected [N, D] or [N, H, W, C]; gray images need a last axis of length 1.",
     )
     check(pixels.size > 0, f"{path} is empty: its shape is {pixels.shape}.")
     check(np.isfinite(pixels).all(), f"{path} contains NaN or infinite values: remove those examples first.")

@@ -14,9 +14,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from jgmm.checks import InputError, check
 from jgmm.data import tfds
 from jgmm.data.images import Images
+from jgmm.errors import InputError, check
 
 PER_FILE = 10_000
 RECORD = 1 + 3 * 32 * 32

@@ -8,7 +8,7 @@ from jgmm.data.images import Images
 
 
 def load(data_dir: Path | None = None) -> Images:
-    """The digits, their 17 grey levels 0..16 spread over 0..255."""
+    """The digits, their 17 gray levels 0..16 spread over 0..255."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike
 
-from jgmm.checks import check
+from jgmm.errors import check
 
-# Two neighbouring 8-bit values lie this far apart in [-1, 1].
+# Two neighboring 8-bit values lie this far apart in [-1, 1].
 STEP = 1 / 127.5
 # The variance of noise uniform over one such cell.
 CELL_VARIANCE = STEP**2 / 12
@@ -28,7 +28,7 @@ class Units(NamedTuple):
 class Images:
     """N examples of one shape.
 
-    Fields:
+    Attributes:
         name: of the data set.
         pixels: [N, H, W, C] uint8, or [N, ...] floating point, taken as they are.
         labels: [N] integers, or None.
@@ -90,3 +90,8 @@ def rescale(pixels: np.ndarray, dtype: DTypeLike = np.float32) -> np.ndarray:
 def to_features(pixels: np.ndarray, dtype: DTypeLike = np.float32) -> np.ndarray:
     """[N, ...] pixels to [N, D] features, rescaled."""
     return rescale(pixels, dtype).reshape(pixels.shape[0], -1)
+
+
+def is_image(shape: tuple[int, ...]) -> bool:
+    """Whether examples of this shape can be shown as gray or color images."""
+    return len(shape) == 3 and shape[2] in (1, 3)

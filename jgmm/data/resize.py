@@ -5,13 +5,13 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image
 
-from jgmm.checks import check
 from jgmm.data.images import Images
+from jgmm.errors import check
 
 
 def resize(images: Images, shape: tuple[int, ...]) -> Images:
-    """8-bit images [N, H, W, C] brought to `shape` (H, W, C): bilinear in size, grey repeated over three channels,
-    colours reduced to luma (ITU-R BT.601) for one.
+    """8-bit images [N, H, W, C] brought to `shape` (H, W, C): bilinear in size, gray repeated over three channels,
+    colors reduced to luma (ITU-R BT.601) for one.
 
     Raises InputError for anything but 8-bit images with one or three channels.
     """

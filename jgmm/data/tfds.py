@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from jgmm.checks import InputError, check
+from jgmm.errors import InputError, check
 
 REMEDIES = """CIFAR-10 was not found{place}. Three remedies:
   1. download cifar-10-binary.tar.gz or cifar-10-python.tar.gz from https://www.cs.toronto.edu/~kriz/cifar.html

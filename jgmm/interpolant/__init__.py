@@ -10,9 +10,9 @@ from jgmm.interpolant.diagnostics import (
     continuity_residual,
     effective_components,
     fisher_information,
-    hypotheses,
     kinetic_energy,
     pair_cost,
+    regularity_constants,
     straightness,
 )
 from jgmm.interpolant.gaussians import bures, squared_wasserstein
@@ -30,9 +30,9 @@ from jgmm.interpolant.paths import (
     score,
     velocity,
 )
-from jgmm.interpolant.random_mixtures import random_covariances, random_means, random_mixture
 from jgmm.interpolant.schedules import Schedule, cosine, linear, polynomial, trigonometric
 from jgmm.interpolant.solvers import Transported, diffuse, log_likelihood, transport
+from jgmm.interpolant.toy_mixtures import random_covariances, random_means, random_mixture
 
 __all__ = [
     "Coupling",
@@ -51,7 +51,7 @@ __all__ = [
     "expected_target",
     "fields",
     "fisher_information",
-    "hypotheses",
+    "regularity_constants",
     "joint",
     "kinetic_energy",
     "linear",

@@ -31,7 +31,7 @@ class Coordinates(NamedTuple):
 
 
 def of_independent(a: Matrix, b: Matrix) -> Coordinates:
-    """The generalised eigenvectors of Σ0 and Σ1, scaled so that v0 + v1 = 1: with Σ0 + Σ1 = L Lᵀ and
+    """The generalized eigenvectors of Σ0 and Σ1, scaled so that v0 + v1 = 1: with Σ0 + Σ1 = L Lᵀ and
     L⁻¹Σ0L⁻ᵀ = U Λ Uᵀ, P = L U."""
     total = _factor(a @ a.T + b @ b.T)
     left = solve_triangular(total, a, lower=True)

@@ -1,6 +1,6 @@
 """Couplings of two mixtures: joint laws of (x_0, x_1) that are mixtures of Gaussians on R^2d with the given marginals.
 
-plan        which component of the source goes with which of the data: `jgmm.tables.PLANS`, or a table of weights
+plan        which component of the source goes with which of the data: `jgmm.registry.PLANS`, or a table of weights
 inside      what happens within a pair: "independent" ends, or the "map" that is optimal between two Gaussians
 
 couple(source, target, plan="optimal", inside="map")
@@ -17,13 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jgmm.checks import check
+from jgmm.errors import check
 from jgmm.interpolant import alignment
-from jgmm.interpolant.checks import check_same_space, check_weights
+from jgmm.interpolant.ends import check_same_space, check_weights
 from jgmm.interpolant.gaussians import of_every, squared_wasserstein
 from jgmm.interpolant.laws import Aligned, Dense, Law
 from jgmm.mixture import GMM
-from jgmm.tables import PLANS
+from jgmm.registry import PLANS
 
 Inside = Literal["independent", "map"]
 # How far the sums of a user's plan may be from the weights, and how negative an eigenvalue of a joint covariance may
@@ -35,7 +35,7 @@ MARGINAL_ERROR, NEGATIVE = 1e-4, 1e-5
 class Coupling:
     """Σ_l π_l N([m0_l, m1_l], [[Σ00_l, Σ01_l], [Σ10_l, Σ11_l]]).
 
-    Fields:
+    Attributes:
         log_weights: log π_l.
         means0, means1: m0_l and m1_l.
         law: whether γ² I will be added -> the covariances of the pairs.
@@ -77,8 +77,8 @@ def couple(
 ) -> Coupling:
     """A coupling of two mixtures by a plan between their components.
 
-    Arguments:
-        plan: a name in `jgmm.tables.PLANS`, with its options (entropic: epsilon), or weights [K0, K1].
+    Args:
+        plan: a name in `jgmm.registry.PLANS`, with its options (entropic: epsilon), or weights [K0, K1].
         inside: "independent", or "map" for x_1 = m_1 + M (x_0 − m_0) with the optimal M.
     Raises InputError for mixtures of different dimension, weights that do not sum to one, an unknown plan, and a plan
     whose sums are not the weights.

@@ -1,4 +1,4 @@
-"""How good a path is, and whether the theory's hypotheses hold.
+"""How good a path is, and whether the theory's regularity_constants hold.
 
 Times are integrated by Gauss-Legendre quadrature; expectations over x are exact for Gaussian mixtures, or estimated
 from draws with a standard error.
@@ -11,8 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jgmm import mixture
-from jgmm.checks import check
+from jgmm.errors import check
 from jgmm.interpolant import paths
 from jgmm.interpolant.paths import Path, Times
 from jgmm.interpolant.schedules import OfTime, derivative
@@ -30,11 +29,11 @@ class Estimate(NamedTuple):
     error: float
 
 
-class Hypotheses(NamedTuple):
+class RegularityConstants(NamedTuple):
     """The constants that the theory asks to be finite, of I(t, x, y) = b_t x + a_t y (Albergo, Boffi and
     Vanden-Eijnden, arXiv 2303.08797, section 2).
 
-    Fields:
+    Attributes:
         c1: sup |∂_t I(t, x, y)| / |x − y|; infinite unless ȧ = −ḃ.
         m1: sup_t E|∂_t I(t, x_0, x_1)|⁴.
         m2: sup_t E|∂_tt I(t, x_0, x_1)|².
@@ -92,7 +91,7 @@ def effective_components(path: Path, t: Times, x: Float[Array, "n d"]) -> Float[
     return jnp.exp(-jax.scipy.special.xlogy(alpha, alpha).sum(axis=1))
 
 
-def hypotheses(path: Path) -> Hypotheses:
+def regularity_constants(path: Path) -> RegularityConstants:
     """The constants of the theory, exact in x; the suprema are over a grid of times."""
     t = jnp.linspace(0, 1, GRID, dtype=path.means0.dtype)
     (_, a_dot), (_, b_dot) = derivative(path.schedule.a)(t), derivative(path.schedule.b)(t)
@@ -100,14 +99,14 @@ def hypotheses(path: Path) -> Hypotheses:
     opposite = bool(jnp.abs(a_dot + b_dot).max() <= 1e-5 * jnp.abs(a_dot).max())
     c1 = float(jnp.abs(a_dot).max()) if opposite else float("inf")
     m1, m2 = _fourth_moment(path, b_dot, a_dot).max(), _second_moment(path, b_ddot, a_ddot).max()
-    return Hypotheses(c1, float(m1), float(m2))
+    return RegularityConstants(c1, float(m1), float(m2))
 
 
 def fisher_information(key: PRNGKeyArray, gmm: GMM, n: int = 10_000) -> Estimate:
     """E|∇ log p(x)|² of a mixture, which the theory asks to be finite at both ends."""
     check(n >= 2, f"n must be at least 2, got {n}.")
-    x, _ = mixture.sample(key, gmm, n)
-    gradient = jax.grad(lambda x: mixture.log_prob(gmm, x).sum())(x)
+    x = gmm.sample(key, n)
+    gradient = jax.grad(lambda x: gmm.log_prob(x).sum())(x)
     return _estimate((gradient**2).sum(axis=1))
 
 

@@ -11,8 +11,8 @@ from matplotlib.animation import FuncAnimation, PillowWriter
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from jgmm.checks import check
-from jgmm.figures import BLUE, GREY, ORANGE
+from jgmm.errors import check
+from jgmm.figures.style import BLUE, GRAY, ORANGE, styled
 from jgmm.interpolant.paths import Path, log_prob, posterior, sample, velocity
 from jgmm.interpolant.solvers import transport
 
@@ -45,6 +45,7 @@ class Window:
         axes.set(xlim=self.extent[:2], ylim=self.extent[2:], xticks=[], yticks=[], aspect="equal")
 
 
+@styled
 def densities(file: FilePath, paths: Mapping[str, Path], times: Sequence[float] = TIMES) -> None:
     """The densities p_t along each path, one path a row."""
     figure, panels = _panels(len(paths), len(times))
@@ -58,6 +59,7 @@ def densities(file: FilePath, paths: Mapping[str, Path], times: Sequence[float] 
     figure.savefig(file)
 
 
+@styled
 def velocities(file: FilePath, paths: Mapping[str, Path], times: Sequence[float] = TIMES) -> None:
     """Arrows of u_t over the density, where there is any, one path a row."""
     figure, panels = _panels(len(paths), len(times))
@@ -75,6 +77,7 @@ def velocities(file: FilePath, paths: Mapping[str, Path], times: Sequence[float]
     figure.savefig(file)
 
 
+@styled
 def trajectories(file: FilePath, paths: Mapping[str, Path], n: int = 150) -> None:
     """Where the flow takes draws of the source, one path a panel."""
     figure, panels = _panels(1, len(paths), size=3.2)
@@ -84,7 +87,7 @@ def trajectories(file: FilePath, paths: Mapping[str, Path], n: int = 150) -> Non
         x0, _, _ = sample(jax.random.key(1), path, 0.0, n)
         times = jnp.linspace(0, 1, 50, dtype=x0.dtype)
         x = np.asarray(transport(path, x0, times=times).x)
-        axes.plot(x[:, :, 0], x[:, :, 1], color=GREY, lw=0.5, alpha=0.6)
+        axes.plot(x[:, :, 0], x[:, :, 1], color=GRAY, lw=0.5, alpha=0.6)
         axes.plot(*x[0].T, ".", color=ORANGE, ms=3, label="t = 0")
         axes.plot(*x[-1].T, ".", color=BLUE, ms=3, label="t = 1")
         axes.set_title(name)
@@ -92,22 +95,24 @@ def trajectories(file: FilePath, paths: Mapping[str, Path], n: int = 150) -> Non
     figure.savefig(file)
 
 
+@styled
 def posteriors(file: FilePath, path: Path, times: Sequence[float] = TIMES) -> None:
-    """Which pair a point belongs to: α_l(x) as colours, fading with the density."""
+    """Which pair a point belongs to: α_l(x) as colors, fading with the density."""
     figure, panels = _panels(1, len(times))
     window = Window(path)
     grid = window.grid(FINE)
     hues = np.arange(len(path.log_weights)) / len(path.log_weights)
-    colours = 0.55 + 0.45 * np.cos(2 * np.pi * (hues[:, None] + np.array([[0, 1 / 3, 2 / 3]])))
+    colors = 0.55 + 0.45 * np.cos(2 * np.pi * (hues[:, None] + np.array([[0, 1 / 3, 2 / 3]])))
     for axes, t in zip(panels[0], times, strict=True):
         alpha = np.asarray(posterior(path, t, grid))
         log_density = np.asarray(log_prob(path, t, grid))
         shade = np.clip(1 + (log_density - log_density.max()) / 8, 0, 1)[:, None]
-        window.show(axes, 1 - shade + shade * (alpha @ colours))
+        window.show(axes, 1 - shade + shade * (alpha @ colors))
         axes.set_title(f"t = {t:g}")
     figure.savefig(file)
 
 
+@styled
 def animation(file: FilePath, path: Path, frames: int = 40, n: int = 300) -> None:
     """The density and draws carried by the flow, as a GIF."""
     window = Window(path)
@@ -127,12 +132,13 @@ def animation(file: FilePath, path: Path, frames: int = 40, n: int = 300) -> Non
     FuncAnimation(figure, draw, frames=frames).save(file, writer=PillowWriter(fps=15), dpi=90)
 
 
+@styled
 def learned_error(file: FilePath, times: np.ndarray, errors: Mapping[str, np.ndarray]) -> None:
     """The relative error of learned fields over t."""
     figure = Figure(figsize=(5, 3), layout="constrained")
     axes = figure.subplots()
-    for (name, values), colour in zip(errors.items(), (BLUE, ORANGE, GREY), strict=False):
-        axes.plot(times, 100 * np.asarray(values), ".-", color=colour, label=name)
+    for (name, values), color in zip(errors.items(), (BLUE, ORANGE, GRAY), strict=False):
+        axes.plot(times, 100 * np.asarray(values), ".-", color=color, label=name)
     axes.set(xlabel="t", ylabel="relative error of the velocity (%)", ylim=(0, None))
     axes.legend(frameon=False)
     figure.savefig(file)

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jgmm.interpolant.checks import check_same_space
+from jgmm.interpolant.ends import check_same_space
 from jgmm.mixture import GMM
-from jgmm.products import matmul
+from jgmm.numerics.linalg import matmul
 
 
 def bures(factor0: Float[Array, "d d"], factor1: Float[Array, "d d"]) -> Float[Array, ""]:

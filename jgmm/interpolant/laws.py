@@ -22,8 +22,8 @@ from jax.scipy.linalg import cho_solve, solve_triangular
 from jaxtyping import Array, Float
 
 from jgmm.interpolant.schedules import Coefficients
-from jgmm.products import matmul
-from jgmm.types import pytree
+from jgmm.numerics.linalg import matmul
+from jgmm.numerics.pytree import pytree
 
 
 class Functional(NamedTuple):
@@ -54,7 +54,7 @@ class Law(abc.ABC):
         """tr Cov(f, x_t) C⁻¹."""
 
     @abc.abstractmethod
-    def colour(self, first: Float[Array, "n d"], second: Float[Array, "n d"]) -> tuple[Array, Array]:
+    def color(self, first: Float[Array, "n d"], second: Float[Array, "n d"]) -> tuple[Array, Array]:
         """Noise N(0, I) twice -> deviations of x_0 and of x_1."""
 
     @abc.abstractmethod
@@ -70,7 +70,7 @@ class Aligned(Law):
     So x_t = P D_t ξ with D_t² = b² v0 + 2ab v01 + a² v1 + γ² and Cov(ξ) = K: a flow that scales fixed coordinates. With
     γ ≠ 0, P must be orthogonal and K the identity.
 
-    Fields:
+    Attributes:
         v0, v1, v01: as above.
         basis, inverse: P and P⁻¹; None for the identity.
         factor, whitener: Cholesky factor of K and its inverse; None for the identity.
@@ -114,7 +114,7 @@ class Aligned(Law):
     def trace(self, c: Coefficients, f: Functional) -> Array:
         return self._gain(c, f).sum(axis=1)
 
-    def colour(self, first: Array, second: Array) -> tuple[Array, Array]:
+    def color(self, first: Array, second: Array) -> tuple[Array, Array]:
         v0, v1, v01 = (v[None] for v in (self.v0, self.v1, self.v01))
         first = _times(first, self.factor)
         scale = jnp.sqrt(v0)
@@ -175,7 +175,7 @@ class Dense(Law):
         solved = jax.vmap(lambda m, v: cho_solve((m, True), v))(self._factor(c), self._cross(c, f).swapaxes(1, 2))
         return jnp.trace(solved, axis1=1, axis2=2)
 
-    def colour(self, first: Array, second: Array) -> tuple[Array, Array]:
+    def color(self, first: Array, second: Array) -> tuple[Array, Array]:
         joint = jnp.block([[self.s00, self.s01], [self.s01.T, self.s11]])
         values, vectors = jnp.linalg.eigh(joint)  # which may be singular
         deviations = matmul(

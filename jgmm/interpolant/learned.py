@@ -12,7 +12,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jgmm.checks import check
+from jgmm.errors import check
 from jgmm.interpolant import paths
 from jgmm.interpolant.paths import Path
 from jgmm.interpolant.schedules import none
@@ -68,7 +68,7 @@ def _train(
     steps: int,
     batch_size: int,
 ) -> nnx.State:
-    optimiser = optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
+    optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
 
     def loss(parameters: nnx.State, key: PRNGKeyArray) -> Array:
         for_times, for_draws = jax.random.split(key)
@@ -80,12 +80,12 @@ def _train(
 
     def step(carry: tuple, leaf: tuple[Array, PRNGKeyArray]) -> tuple[tuple, None]:
         (parameters, average, state), (i, key) = carry, leaf
-        updates, state = optimiser.update(jax.grad(loss)(parameters, key), state, parameters)
+        updates, state = optimizer.update(jax.grad(loss)(parameters, key), state, parameters)
         parameters = optax.apply_updates(parameters, updates)
         forgotten = jnp.maximum(1 - AVERAGE, 9 / (10 + i))
         return (parameters, optax.incremental_update(parameters, average, forgotten), state), None
 
-    carry = (parameters, parameters, optimiser.init(parameters))
+    carry = (parameters, parameters, optimizer.init(parameters))
     return jax.lax.scan(step, carry, (jnp.arange(steps), jax.random.split(key, steps)))[0][1]
 
 

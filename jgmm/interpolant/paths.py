@@ -21,14 +21,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jgmm.checks import check
-from jgmm.interpolant.checks import check_times
+from jgmm.em.screening import negligible
+from jgmm.errors import check
 from jgmm.interpolant.couplings import Coupling
+from jgmm.interpolant.ends import check_times
 from jgmm.interpolant.laws import Functional, Law
 from jgmm.interpolant.schedules import Coefficients, OfTime, Schedule, as_schedule, as_smoothing, coefficients, none
 from jgmm.mixture import LOG_2PI, check_points
-from jgmm.screening import negligible
-from jgmm.types import pytree
+from jgmm.numerics.pytree import pytree
 
 # A pair that at most this part of the rows has a share in is computed for so many rows alone, if they are enough.
 SHARES, FEWEST = (16, 4), 16
@@ -40,7 +40,7 @@ Times = Float[Array, "..."] | float | int
 class Path:
     """A coupling with a schedule and a smoothing; made by `path`.
 
-    Fields:
+    Attributes:
         log_weights: log π_l of the L pairs.
         means0, means1: the means of x_0 and x_1 in each.
         law: the covariances of each.
@@ -63,9 +63,9 @@ class Path:
 def path(coupling: Coupling, schedule: str | Schedule = "linear", smoothing: str | OfTime = "none") -> Path:
     """The path of a coupling.
 
-    Arguments:
-        schedule: a name in `jgmm.tables.SCHEDULES`, or a `Schedule`.
-        smoothing: a name in `jgmm.tables.SMOOTHINGS`, or a function t -> γ_t².
+    Args:
+        schedule: a name in `jgmm.registry.SCHEDULES`, or a `Schedule`.
+        smoothing: a name in `jgmm.registry.SMOOTHINGS`, or a function t -> γ_t².
     Raises InputError for unknown names, and for functions that miss the conditions at t = 0 and 1.
     """
     smoothing = as_smoothing(smoothing)
@@ -285,7 +285,7 @@ def _sample(key: PRNGKeyArray, path: Path, t: Array, n: int) -> tuple[Array, Arr
     c = at(path, t)
 
     def component(pair: Pair, _: Coefficients, noise: Array) -> tuple[Array, Array]:
-        deviation0, deviation1 = pair[2].colour(noise[:, : path.d], noise[:, path.d :])
+        deviation0, deviation1 = pair[2].color(noise[:, : path.d], noise[:, path.d :])
         return pair[0][None] + deviation0, pair[1][None] + deviation1
 
     x0, x1 = _mixed(path, c, jnp.concatenate([first, second], axis=1), component, mine)

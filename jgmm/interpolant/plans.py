@@ -11,7 +11,7 @@ import scipy.optimize
 import scipy.sparse
 from scipy.special import logsumexp
 
-from jgmm.checks import InputError, check
+from jgmm.errors import InputError, check
 
 Cost = Callable[[], np.ndarray]
 
@@ -32,7 +32,7 @@ def matched(weights0: np.ndarray, weights1: np.ndarray, cost: Cost) -> np.ndarra
 
 
 def optimal(weights0: np.ndarray, weights1: np.ndarray, cost: Cost) -> np.ndarray:
-    """The plan of least Σ W_ij cost_ij: a linear programme (Delon and Desolneux, A Wasserstein-type distance in the
+    """The plan of least Σ W_ij cost_ij: a linear program (Delon and Desolneux, A Wasserstein-type distance in the
     space of Gaussian mixture models, 2020, section 4)."""
     table = cost()
     k0, k1 = table.shape

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jgmm.checks import check
-from jgmm.tables import SCHEDULES, SMOOTHINGS
-from jgmm.types import pytree
+from jgmm.errors import check
+from jgmm.numerics.pytree import pytree
+from jgmm.registry import SCHEDULES, SMOOTHINGS
 
 OfTime = Callable[[Array], Array]
 # Where a user's functions are checked, and to which accuracy.
@@ -27,7 +27,7 @@ GRID, TOLERANCE = 513, 1e-5
 class Schedule:
     """x_t = b_t x_0 + a_t x_1.
 
-    Fields:
+    Attributes:
         a, b: functions of an array of times, element by element.
     Raises InputError unless a_0 = b_1 = 0, a_1 = b_0 = 1, a rises and b falls.
     """
@@ -85,12 +85,12 @@ def sine(t: Array) -> Array:
 
 
 def as_schedule(schedule: str | Schedule) -> Schedule:
-    """The schedule of that name in `jgmm.tables.SCHEDULES`, or a schedule as it is."""
+    """The schedule of that name in `jgmm.registry.SCHEDULES`, or a schedule as it is."""
     return SCHEDULES[schedule]() if isinstance(schedule, str) else schedule
 
 
 def as_smoothing(smoothing: str | OfTime) -> OfTime:
-    """γ² of that name in `jgmm.tables.SMOOTHINGS`, or a function as it is.
+    """γ² of that name in `jgmm.registry.SMOOTHINGS`, or a function as it is.
 
     Raises InputError if γ² is negative, or not zero at both ends.
     """
@@ -106,7 +106,7 @@ def as_smoothing(smoothing: str | OfTime) -> OfTime:
 class Coefficients:
     """A schedule and a smoothing at T times.
 
-    Fields:
+    Attributes:
         a, b, a_dot, b_dot: a_t, b_t and their derivatives.
         noise, noise_dot: γ_t² and γ_t γ̇_t.
     """

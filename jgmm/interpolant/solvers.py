@@ -6,7 +6,7 @@ The solvers are diffrax's. A batch is one system: an adaptive step is chosen for
 from collections.abc import Callable
 from dataclasses import field
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import diffrax
 import jax
@@ -14,19 +14,18 @@ import jax.numpy as jnp
 import lineax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from jgmm.checks import check, unknown
-from jgmm.interpolant.checks import check_times
+from jgmm.errors import check
+from jgmm.interpolant.ends import check_times
 from jgmm.interpolant.paths import Path, drift, fields, log_prob, velocity
 from jgmm.mixture import check_points
-from jgmm.types import pytree
-
-Solver = Literal["euler", "midpoint", "heun", "dopri5"]
+from jgmm.numerics.pytree import pytree
+from jgmm.registry import SOLVERS
 
 
 class Method(NamedTuple):
     """A solver of diffrax.
 
-    Fields:
+    Attributes:
         make: its class.
         stages: evaluations of the field a step.
         first: those besides, in the first step.
@@ -39,19 +38,31 @@ class Method(NamedTuple):
     steps: int | None
 
 
-SOLVERS = {
-    "euler": Method(diffrax.Euler, 1, 0, 100),
-    "midpoint": Method(diffrax.Midpoint, 2, 0, 100),
-    "heun": Method(diffrax.Heun, 2, 0, 100),
-    "dopri5": Method(diffrax.Dopri5, 6, 1, None),
-}
+def euler() -> Method:
+    """Euler's method: order 1."""
+    return Method(diffrax.Euler, 1, 0, 100)
+
+
+def midpoint() -> Method:
+    """The midpoint method: order 2."""
+    return Method(diffrax.Midpoint, 2, 0, 100)
+
+
+def heun() -> Method:
+    """Heun's method, the trapezoidal rule: order 2."""
+    return Method(diffrax.Heun, 2, 0, 100)
+
+
+def dopri5() -> Method:
+    """Dormand and Prince's method of order 5, whose steps are chosen by the error."""
+    return Method(diffrax.Dopri5, 6, 1, None)
 
 
 @pytree
 class Transported:
     """Where points have come.
 
-    Fields:
+    Attributes:
         x: the points at `end`, or at every one of `times`.
         evaluations: how often the velocity was evaluated, for the whole batch.
     """
@@ -64,7 +75,7 @@ class Transported:
 class Scheme:
     """How an equation is solved.
 
-    Fields:
+    Attributes:
         solver: "euler", "midpoint", "heun" or "dopri5" (diffrax).
         steps: so many equal steps; None lets dopri5 choose them by rtol and atol, and is 100 for the others.
         rtol, atol: relative and absolute tolerance of an adaptive step.
@@ -72,15 +83,14 @@ class Scheme:
     Raises InputError for an unknown solver and steps < 1.
     """
 
-    solver: Solver = field(default="dopri5", metadata={"static": True})
+    solver: str = field(default="dopri5", metadata={"static": True})
     steps: int | None = field(default=None, metadata={"static": True})
     rtol: float = 1e-5
     atol: float = 1e-5
     max_steps: int = field(default=4096, metadata={"static": True})
 
     def __post_init__(self) -> None:
-        if self.solver not in SOLVERS:
-            raise unknown("solver", self.solver, SOLVERS)
+        SOLVERS.canonical(self.solver)
         check(self.steps is None or self.steps >= 1, f"steps must be at least 1, got {self.steps}.")
 
 
@@ -95,7 +105,7 @@ def transport(
 ) -> Transported:
     """The flow of u from `start` to `end`, forward or backward.
 
-    Arguments:
+    Args:
         times: where the points are kept, in the order of travel; None keeps the last alone.
         scheme: the fields of `Scheme`.
     Raises InputError for unknown solvers, times outside [0, 1] and points of another dimension.
@@ -141,7 +151,7 @@ def integrate(
 ) -> tuple[Any, Array]:
     """The solution of d state = motion(t, state) dt at `end`, or with a leading axis at every one of `times`; and how
     often motion was evaluated. Pure and jittable; `state` is any pytree."""
-    method = SOLVERS[scheme.solver]
+    method = SOLVERS[scheme.solver]()
     steps = scheme.steps or method.steps
     adaptive = diffrax.PIDController(rtol=scheme.rtol, atol=scheme.atol)
     solution = diffrax.diffeqsolve(

@@ -1,0 +1,88 @@
+"""From images to what a mixture is fitted to: the encoder that the options ask for, and the codes."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from jgmm.checkpoint.interrupted import InterruptedFit
+from jgmm.commands.options import Common
+from jgmm.covariance.prior import Floor, Prior
+from jgmm.data.images import CELL_VARIANCE, Images
+from jgmm.encoder.base import Encoder, encode_with_residual
+from jgmm.encoder.identity import Identity
+from jgmm.encoder.pca import Spectrum, fit_pca
+from jgmm.metrics.likelihood import feature_chunks
+
+# Streams of random numbers, folded into the seed.
+EM_STREAM, NOISE_STREAM, STATISTICS_STREAM, SUMMARY_STREAM = range(4)
+
+
+class Codes(NamedTuple):
+    """What a mixture is fitted to.
+
+    Attributes:
+        encoder: Between pixels and codes.
+        spectrum: What its PCA found, if there was one.
+        values: The codes of the training images.
+        offset: What to add to their mean log-density for that of the pixels, nats per image.
+    """
+
+    encoder: Encoder
+    spectrum: Spectrum | None
+    values: Float[Array, "n d"]
+    offset: float
+
+
+def fit_encoder(
+    options: Common, train: Images, interrupted: InterruptedFit | None = None
+) -> tuple[Encoder, Spectrum | None]:
+    """The encoder of the training images that the options ask for; kept with, and taken from, an interrupted fit."""
+    d = int(np.prod(train.shape))
+    if options.n_pca == "none":
+        return Identity(d), None
+    fitted = interrupted.load_pca(options.dtype) if interrupted else None
+    if fitted is None:
+        fitted = fit_pca(
+            train.pixels.reshape(len(train), -1),
+            options.n_principal,
+            residual=options.residual,
+            **train.units._asdict(),
+            noise_variance=CELL_VARIANCE if options.dequantize else 0.0,
+            dtype=options.dtype,
+        )
+        if interrupted:
+            interrupted.save_pca(*fitted)
+    pca, spectrum = fitted
+    print(
+        f"PCA: {spectrum.n_codes} of {d} directions are codes and explain {100 * spectrum.explained:.2f}% of the "
+        f"variance; variances from {spectrum.variances[0]:.3g} to {spectrum.variances[spectrum.rank - 1]:.3g}"
+    )
+    if spectrum.rank < d:
+        print(
+            f"PCA: {d - spectrum.rank} direction(s) have no variance in the data"
+            + (f"; they are given a floor of {spectrum.floor:.3g}" if pca.has_density else "")
+        )
+    return pca, spectrum
+
+
+def to_codes(options: Common, images: Images, encoder: Encoder, spectrum: Spectrum | None) -> Codes:
+    """The codes of images, with the noise that --dequantize asks for."""
+    key = jax.random.fold_in(jax.random.key(options.seed), NOISE_STREAM) if options.dequantize else None
+    codes = np.empty((len(images), encoder.n_codes), options.dtype)
+    log_residual, start = 0.0, 0
+    for x, n in feature_chunks(images.pixels, options.dtype, key):
+        z, log_r = encode_with_residual(encoder, x)
+        codes[start : start + n] = z[:n]
+        log_residual += np.asarray(log_r, np.float64)[:n].sum()
+        start += n
+    offset = log_residual / len(images) + float(encoder.log_det()) if encoder.has_density else 0.0
+    return Codes(encoder, spectrum, jnp.asarray(codes), offset)
+
+
+def prior_and_floor(options: Common, x: Float[Array, "n d"]) -> tuple[Prior, Floor]:
+    """What the options ask for, the prior centered on the variance of the data: 1 for whitened codes."""
+    prior = Prior(strength=options.prior_strength, variance=float(x.var(axis=0).mean()))
+    return prior, Floor(absolute=options.reg_covar, relative=options.relative_floor)

@@ -1,0 +1,129 @@
+"""The door of a fit: the data it is given, and what is refused before anything is written."""
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jgmm.checkpoint.files import CONFIG, PROGRESS
+from jgmm.commands.options import Common, Options
+from jgmm.data import Images, arrays, load
+from jgmm.data.resize import resize
+from jgmm.errors import check
+from jgmm.source import Source
+
+
+@dataclass(frozen=True)
+class Data:
+    """The images of a run: those it is fitted to, and those held out."""
+
+    train: Images
+    held_out: Images | None
+    sha256: str
+
+
+def prepare(options: Common, k: int) -> Data:
+    """Load, hold out, mirror. Raises InputError for data that cannot be fitted, and fewer examples than k."""
+    images = arrays.load(options.data) if options.data else load(options.dataset, options.data_dir)
+    print(f"{images.name}: {len(images):,} examples of {images.shape} {images.pixels.dtype} from {images.location}")
+    order = np.random.default_rng(options.seed).permutation(len(images))
+    n_held_out = round(options.holdout * len(images))
+    check(
+        options.holdout == 0 or n_held_out > 0,
+        f"--holdout {options.holdout} of {len(images)} examples is none.",
+    )
+    train = images.take(np.sort(order[n_held_out:])) if n_held_out else images
+    held_out = images.take(np.sort(order[:n_held_out])) if n_held_out else None
+    check(
+        len(train) >= k,
+        f"{len(train)} examples are too few for --k {k}: lower k or bring more data.",
+    )
+    return Data(train.with_mirror_images() if options.augmentation else train, held_out, images.sha256)
+
+
+def images_for(
+    config: dict[str, Any], data: Path | None = None, dataset: str | None = None, data_dir: Path | None = None
+) -> Images:
+    """The images that a run is to be asked about: a file, a data set, or, with neither, its own: those held out of the
+    fit if there are any, else the training images.
+
+    Raises InputError if the run's own data are not what they were.
+    """
+    if data is not None:
+        return arrays.load(data)
+    if dataset is not None:
+        return load(dataset, data_dir)
+    check(
+        "options" in config,
+        "this model was saved by jgmm.save, which keeps no data: name some with --data or --dataset.",
+    )
+    options = Options.from_json(config["options"])
+    own = prepare(replace(options, data_dir=data_dir or options.data_dir), options.k)
+    check(
+        own.sha256 == config["data"]["sha256"],
+        f"{own.train.location} no longer holds the data of this run: name others with --data or --dataset.",
+    )
+    part = "the training images" if own.held_out is None else "those held out of the fit"
+    print(f"the run's own data: {part}")
+    return own.held_out or own.train
+
+
+def other_images(name: str, data_dir: Path | None, shape: tuple[int, ...]) -> Images:
+    """A data set or a file, by name, its images brought to a shape. Raises InputError where that is impossible."""
+    images = arrays.load(Path(name)) if Path(name).suffix else load(name, data_dir)
+    if images.shape != shape:
+        print(f"{images.name}: resized from {images.shape} to {shape}")
+    return resize(images, shape)
+
+
+def check_free(folder: Path, remedy: str = "choose another --out") -> None:
+    """Raise InputError unless a new run can be written to the folder; `remedy` is for one that holds a finished run."""
+    check(
+        not (folder / CONFIG).exists(),
+        f"{folder} already holds a run: {remedy}.",
+    )
+    check(
+        not (folder / PROGRESS).exists(),
+        f"{folder} holds an interrupted fit: go on with --resume, choose another --out, or delete it first.",
+    )
+    existing = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
+    check(existing.is_dir(), f"cannot write to {folder}: {existing} is not a folder.")
+    check(os.access(existing, os.W_OK | os.X_OK), f"cannot write to {folder}: {existing} is not writable.")
+
+
+def check_data(options: Common, data: Data) -> None:
+    """Raise InputError for options that do not fit the data."""
+    d = int(np.prod(data.train.shape))
+    n = options.n_principal
+    check(
+        not options.dequantize or data.train.is_8_bit,
+        f"--dequantize is for 8-bit images, the data are {data.train.pixels.dtype}.",
+    )
+    bound = min(len(data.train), d)
+    check(n is None or n <= bound, f"--n-pca must be at most min(N, D) = {bound}, got {n}.")
+    check(
+        bool((data.train.pixels != data.train.pixels[0]).any()),
+        "the data are constant: every example is the same, there is nothing to fit.",
+    )
+
+
+def check_start(options: Options, data: Data, start: Source) -> None:
+    """Raise InputError for a run that EM cannot start from with these options and data."""
+    check(
+        start.gmm.k == options.k,
+        f"--init-from holds {start.gmm.k} components, --k asks for {options.k}: pass --k {start.gmm.k}.",
+    )
+    check(
+        start.shape == data.train.shape,
+        f"--init-from models examples of shape {start.shape}, the data have {data.train.shape}.",
+    )
+    check(
+        str(start.gmm.means.dtype) == options.dtype,
+        f"--init-from was computed in {start.gmm.means.dtype}: pass --dtype {start.gmm.means.dtype}.",
+    )
+    check(
+        options.n_pca == "all",
+        "--init-from brings the principal components of its own run: leave --n-pca out.",
+    )

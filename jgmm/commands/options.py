@@ -1,0 +1,204 @@
+"""The options of `python -m jgmm.fit` and `python -m jgmm.sweep`. Imports nothing heavy: `--help` reads this file."""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from jgmm.errors import InputError, check
+from jgmm.registry import COVARIANCES, CRITERIA, DATASETS, INITIALIZERS, NORMALIZATIONS, RESIDUALS, Registry
+
+
+def one_of(registry: Registry) -> object:
+    """How the command line shows the names of a registry."""
+    return tyro.conf.arg(metavar="{" + "|".join(registry) + "}")
+
+
+@dataclass(frozen=True)
+class Common:
+    """What every fit needs to know beside its mixture: the data, the codes, EM, the normalization."""
+
+    dataset: Annotated[str, one_of(DATASETS)] = "cifar10"
+    """The data set to fit."""
+    data: Path | None = None
+    """A file of your own data instead: .npy or .npz, of shape [N, D] or [N, H, W, C]."""
+    data_dir: Annotated[Path | None, tyro.conf.arg(aliases=("--data-root",))] = None
+    """The folder that holds the CIFAR-10 files [default: $JGMM_DATA, then TensorFlow Datasets]."""
+    augmentation: bool = False
+    """Add the mirror image of every image to the data."""
+    dequantize: bool = False
+    """Add uniform noise as wide as one of their 256 steps to 8-bit images, as bits per dimension suppose."""
+    holdout: float = 0.0
+    """The share of the images that is held out of the fit and evaluated at the end."""
+
+    n_pca: Annotated[str, tyro.conf.arg(metavar="{all|none|D}")] = "all"
+    """The number of principal components kept as codes; with none the pixels themselves are fitted."""
+    residual: Annotated[str, one_of(RESIDUALS)] = "spectrum"
+    """The variance of the principal directions that are not kept; with none they are lost, and so is the density."""
+
+    init: Annotated[str, one_of(INITIALIZERS)] = "kmeans"
+    """The method that finds the starting centers of EM."""
+    n_init: int = 1
+    """The number of starts of EM, of which the best is kept."""
+    max_iter: int = 100
+    """The largest number of iterations of EM."""
+    tol: float = 1e-3
+    """EM stops when the objective changes by less than this, in nats per image."""
+    reg_covar: float = 1e-6
+    """The number added to every variance."""
+    relative_floor: float | None = None
+    """The share of its mean variance added to the variances of a full covariance; 0 is as in scikit-learn [default: D
+    times the epsilon of the dtype]."""
+    prior_strength: float = 0.0
+    """The number of observations that a prior towards the variance of the data is worth; 0 is maximum likelihood."""
+    chunk_size: int | None = None
+    """The number of rows taken at a time [default: chosen by the dimensions]."""
+    precision: Literal["highest", "high", "default"] = "highest"
+    """The precision of matrix products on GPUs and TPUs."""
+    dtype: Literal["float32", "float64"] = "float32"
+    """The floating-point type of the computation and the checkpoint."""
+
+    normalize: Annotated[str, one_of(NORMALIZATIONS)] = "channel"
+    """What shares one mean and standard deviation in x0."""
+    n_stat_samples: int | None = None
+    """The number of samples the normalization is estimated from [default: none, it is computed exactly]."""
+    batch_size: int = 128
+    """The number of samples drawn at a time for --n-stat-samples."""
+    seed: Annotated[int, tyro.conf.arg(aliases=("--random-state",))] = 0
+    """The seed of all random numbers."""
+
+    @property
+    def data_name(self) -> str:
+        """The name of the data set or of the file."""
+        return self.data.stem if self.data else self.dataset
+
+    @property
+    def n_principal(self) -> int | None:
+        """--n-pca as a number; None for all and for none."""
+        if self.n_pca in ("all", "none"):
+            return None
+        try:
+            return int(self.n_pca)
+        except ValueError:
+            raise InputError(f"--n-pca expects all, none or a number, got {self.n_pca!r}.") from None
+
+    def check(self) -> None:
+        """Raise InputError for any value that can be refused before the data are seen."""
+        registries = {
+            "dataset": DATASETS,
+            "init": INITIALIZERS,
+            "residual": RESIDUALS,
+            "normalize": NORMALIZATIONS,
+        }
+        for name, registry in registries.items():
+            registry.canonical(getattr(self, name))
+        at_least(self, n_principal=1, n_init=1, max_iter=1, chunk_size=1, batch_size=1, n_stat_samples=2)
+        at_least(self, tol=0, reg_covar=0, relative_floor=0, prior_strength=0, seed=0)
+        check(0 <= self.holdout < 1, f"--holdout must be from 0 up to, not including, 1, got {self.holdout}.")
+        check(self.seed < 2**32, f"--seed must be below 2**32, got {self.seed}.")
+
+
+@dataclass(frozen=True)
+class _Mixture:
+    k: Annotated[int, tyro.conf.arg(aliases=("--n-components",))] = 100
+    """The number of components."""
+    covariance_type: Annotated[str, one_of(COVARIANCES)] = "diag"
+    """The family of the covariances, in the basis that --n-pca chooses."""
+
+
+@dataclass(frozen=True)
+class Options(Common, _Mixture):
+    """Fit a Gaussian mixture to images and write it, with pictures, to a run folder."""
+
+    out: Annotated[Path | None, tyro.conf.arg(aliases=("--output-dir",))] = None
+    """The run folder [default: runs/<dataset>-k<K>]."""
+    resume: bool = False
+    """Go on with the interrupted fit in the run folder."""
+    init_from: Path | None = None
+    """Start from the mixture, and the principal components, of another run folder."""
+
+    @property
+    def run_folder(self) -> Path:
+        """Where the run is written."""
+        return self.out or Path("runs") / f"{self.data_name}-k{self.k}"
+
+    def check(self) -> None:
+        """Raise InputError for any value that can be refused before the data are seen."""
+        super().check()
+        COVARIANCES.canonical(self.covariance_type)
+        at_least(self, k=1)
+
+    def to_json(self) -> dict[str, object]:
+        """The options as JSON values."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "resume"}
+        return {name: str(v) if isinstance(v, Path) else v for name, v in values.items()}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Options":
+        """The inverse of `to_json`."""
+        paths = ("out", "data", "data_dir", "init_from")
+        typed: dict[str, Any] = {n: Path(v) if n in paths and v is not None else v for n, v in values.items()}
+        return cls(**typed)
+
+    def difference(self, other: "Options") -> str | None:
+        """The first flag on which two sets of options differ, apart from where the run is and whether it resumes."""
+        ours, theirs = self.to_json(), other.to_json()
+        differing = [name for name in ours if name != "out" and ours[name] != theirs[name]]
+        return f"--{_dashed(differing[0])}" if differing else None
+
+
+@dataclass(frozen=True)
+class _Grid:
+    k: tuple[int, ...] = (1, 2, 5, 10, 20, 50, 100)
+    """The numbers of components to fit."""
+    covariance_type: Annotated[tuple[str, ...], one_of(COVARIANCES)] = (
+        "diag",
+        "full",
+        "tied",
+    )
+    """The families of covariances to fit."""
+
+
+@dataclass(frozen=True)
+class SweepOptions(Common, _Grid):
+    """Fit every number of components with every family of covariances, and keep the best as a run."""
+
+    holdout: float = 0.1
+    """The share of the images that is held out of every fit and evaluated."""
+    criterion: Annotated[str, one_of(CRITERIA)] = "held-out"
+    """The criterion of the best fit: the log-likelihood of held-out images, or an information criterion."""
+    out: Path | None = None
+    """The folder for the table, the picture and the best run [default: runs/<dataset>-sweep]."""
+
+    @property
+    def folder(self) -> Path:
+        """Where everything is written."""
+        return self.out or Path("runs") / f"{self.data_name}-sweep"
+
+    def check(self) -> None:
+        """Raise InputError for any value that can be refused before the data are seen."""
+        super().check()
+        check(len(self.k) > 0 and min(self.k) >= 1, f"--k expects numbers from 1, got {list(self.k)}.")
+        for name in self.covariance_type:
+            COVARIANCES.canonical(name)
+        CRITERIA.canonical(self.criterion)
+        check(len(self.covariance_type) > 0, "--covariance-type expects at least one family.")
+        check(self.holdout > 0, "--holdout must be above 0: a sweep compares fits on data kept out of them.")
+
+    def at(self, k: int, covariance_type: str) -> Options:
+        """The options of one fit, which is written to the subfolder `best` if it is the best."""
+        shared = {f.name: getattr(self, f.name) for f in fields(Common)}
+        return Options(**shared, k=k, covariance_type=covariance_type, out=self.folder / "best")
+
+
+def _dashed(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def at_least(options: object, **least: int) -> None:
+    """Raise InputError for an option below its least value; None is none."""
+    for name, bound in least.items():
+        value = getattr(options, name)
+        flag = "n_pca" if name == "n_principal" else name
+        check(value is None or value >= bound, f"--{_dashed(flag)} must be at least {bound}, got {value}.")

@@ -1,0 +1,118 @@
+"""What a fit tells its user while it runs: a bar on a terminal, a line an iteration elsewhere, and metrics.jsonl."""
+
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+
+import jax
+from tqdm import tqdm
+
+from jgmm.em.loop import EMState
+
+
+class CompileClock:
+    """Counts the seconds that JAX spends tracing and compiling while the clock is entered as a context."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __enter__(self) -> "CompileClock":
+        jax.monitoring.register_event_duration_secs_listener(self._add)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        jax.monitoring.unregister_event_duration_listener(self._add)
+
+    def _add(self, event: str, duration_secs: float, **_: str | int) -> None:
+        if event.startswith("/jax/core/compile/"):
+            self.seconds += duration_secs
+
+
+class Progress:
+    """Follows a fit as the callback of `run_em`; `resumed` is the state it goes on from, if any.
+
+    metrics.jsonl has a line an iteration: restart, iteration, log_likelihood (mean nats an image, pixels in [-1, 1]),
+    objective (the same with the prior), change (of the objective), seconds, compile_seconds, smallest (the rows of
+    the smallest component), pairs (responsibilities of an image that took part), dropped (at most the sum of the
+    others).
+    """
+
+    def __init__(self, path: Path, max_iter: int, offset: float, clock: CompileClock, resumed: EMState | None):
+        self.path, self.offset, self.clock = path, offset, clock
+        self.seconds: list[float] = []
+        self.revived = resumed.revived if resumed else 0
+        self.bar = tqdm(total=max_iter, unit="iter", disable=not sys.stderr.isatty(), leave=True)
+        self._keep_until(resumed)
+        self._tick()
+
+    def __call__(self, state: EMState) -> None:
+        elapsed, compiling = time.perf_counter() - self.time, self.clock.seconds - self.compiled
+        if not state.history:
+            self.say(f"start {state.restart + 1}: {elapsed - compiling:.1f} s, and {compiling:.1f} s compiling")
+            self.bar.reset()
+            return self._tick()
+        self.seconds.append(elapsed - compiling)
+        smallest = float(state.counts.min()) if state.counts is not None else 0.0
+        change = state.history[-1] - state.history[-2] if len(state.history) > 1 else None
+        line = {
+            "restart": state.restart,
+            "iteration": len(state.history),
+            "log_likelihood": state.log_likelihoods[-1] + self.offset,
+            "objective": state.history[-1] + self.offset,
+            "change": change,
+            "seconds": elapsed - compiling,
+            "compile_seconds": compiling,
+            "smallest": smallest,
+            "pairs": state.pairs,
+            "dropped": state.dropped,
+        }
+        with self.path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        shown = "" if change is None else f"{change:+.2e}"
+        likelihood = f"{line['log_likelihood']:.4f}"
+        if self.bar.disable:
+            print(
+                f"iteration {line['iteration']:4d}  log-likelihood {likelihood}  change {shown:>9}  "
+                f"{line['seconds']:.2f} s",
+                flush=True,
+            )
+        else:
+            self.bar.set_postfix_str(f"log-likelihood {likelihood}, change {shown}")
+            self.bar.update(len(state.history) - self.bar.n)
+        if state.revived > self.revived:
+            self.say(f"re-seeded {state.revived - self.revived} component(s) that had lost their images")
+            self.revived = state.revived
+        return self._tick()
+
+    def say(self, text: str) -> None:
+        """Print a line, above the bar where there is one."""
+        tqdm.write(text)
+        sys.stdout.flush()
+
+    def close(self) -> None:
+        """End the bar."""
+        self.bar.close()
+
+    def _tick(self) -> None:
+        self.time, self.compiled = time.perf_counter(), self.clock.seconds
+
+    def _keep_until(self, resumed: EMState | None) -> None:
+        """Drop the lines of iterations that will be done again."""
+        done = (resumed.restart, len(resumed.history)) if resumed else (0, 0)
+        kept = []
+        for text in self.path.read_text().splitlines() if self.path.exists() else ():
+            try:
+                line = json.loads(text)
+            except ValueError:  # the line that was being written when the process died
+                break
+            if (line["restart"], line["iteration"]) <= done:
+                kept.append(text + "\n")
+        self.path.write_text("".join(kept))
+
+
+def peak_memory_gib() -> float:
+    """The largest resident memory of this process so far, GiB of 2**30 bytes."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30

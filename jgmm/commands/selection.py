@@ -1,0 +1,125 @@
+"""Model selection: fits of every number of components and family, side by side."""
+
+import csv
+import math
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jgmm.checkpoint.structure import abstract_gmm
+from jgmm.commands.codes import EM_STREAM, Codes, prior_and_floor
+from jgmm.commands.options import SweepOptions
+from jgmm.commands.progress import CompileClock
+from jgmm.covariance.base import identity_of
+from jgmm.covariance.prior import as_arrays
+from jgmm.em.loop import EMState, run_em
+from jgmm.em.restarts import best_of, fits
+from jgmm.errors import InputError
+from jgmm.metrics.information import aic, bic
+from jgmm.metrics.likelihood import mean_log_prob
+from jgmm.mixture import GMM
+from jgmm.registry import COVARIANCES
+
+
+@dataclass(frozen=True)
+class Row:
+    """One fit of a sweep. Log-likelihoods are means, nats a row; seconds are those of clustering and EM without
+    compiling. A fit that failed has NaN, and says why."""
+
+    covariance_type: str
+    k: int
+    parameters: int
+    train: float = math.nan
+    held_out: float = math.nan
+    bic: float = math.nan
+    aic: float = math.nan
+    iterations: int = 0
+    converged: bool = False
+    seconds: float = math.nan
+    error: str = ""
+
+    def __str__(self) -> str:
+        """The line of the table under `HEADER`."""
+        if self.error:
+            return f"{_line((self.covariance_type, self.k, self.parameters))}  failed: {self.error}"
+        means, criteria = (f"{self.train:.3f}", f"{self.held_out:.3f}"), (f"{self.bic:,.0f}", f"{self.aic:,.0f}")
+        end = (f"{self.iterations}{' ' if self.converged else '*'}", f"{self.seconds:.2f}")
+        return _line((self.covariance_type, self.k, self.parameters, *means, *criteria, *end))
+
+
+def _line(cells: Iterable[object]) -> str:
+    return " ".join(f"{cell!s:>{width}}" for cell, width in zip(cells, (14, 4, 10, 11, 11, 14, 14, 5, 8), strict=False))
+
+
+# An asterisk beside the iterations: stopped before convergence.
+HEADER = _line(("covariances", "K", "parameters", "train", "held out", "BIC", "AIC", "iter", "seconds"))
+
+
+def compare(
+    options: SweepOptions, train: Codes, held_out: Codes, clock: CompileClock
+) -> Iterator[tuple[Row, EMState | None]]:
+    """Every combination of the options fitted to the same codes, one after the other; None where a fit failed."""
+    for family in dict.fromkeys(map(COVARIANCES.canonical, options.covariance_type)):
+        for k in dict.fromkeys(options.k):
+            yield _one(options, family, k, train, held_out, clock)
+
+
+def _one(
+    options: SweepOptions, family: str, k: int, train: Codes, held_out: Codes, clock: CompileClock
+) -> tuple[Row, EMState | None]:
+    x = train.values
+    structure = abstract_gmm(k, x.shape[1], family, x.dtype)
+    row = Row(family, k, structure.n_parameters)
+    begun = time.perf_counter() - clock.seconds
+    try:
+        state = _fit(options, family, k, train, structure)
+    except InputError as error:
+        return replace(row, error=str(error)), None
+    seconds = time.perf_counter() - clock.seconds - begun
+    means = [mean_log_prob(state.gmm, codes.values) + codes.offset for codes in (train, held_out)]
+    total, n = means[0] * x.shape[0], x.shape[0]
+    return replace(
+        row,
+        train=means[0],
+        held_out=means[1],
+        bic=bic(total, row.parameters, n),
+        aic=aic(total, row.parameters),
+        iterations=len(state.history),
+        converged=state.converged,
+        seconds=seconds,
+    ), state
+
+
+def _fit(options: SweepOptions, family: str, k: int, train: Codes, structure: GMM) -> EMState:
+    """EM from as many starts as asked for; where they are small, all at once, to find the best of them."""
+    x, metric = train.values, train.encoder.code_variances()
+    prior, floor = prior_and_floor(options, x)
+    key, n_init, start = jax.random.fold_in(jax.random.key(options.seed), EM_STREAM), options.n_init, None
+    shared: dict[str, Any] = {"k": k, "init": options.init, "n_init": n_init}
+    shared |= {"max_iter": options.max_iter, "tol": options.tol}
+    if fits(n_init, x.shape[0], structure):
+        arrays = as_arrays(prior, floor, x.dtype)
+        start, _ = best_of(key, x, metric, *arrays, identity=identity_of(family), **shared)
+    return run_em(
+        key,
+        x,
+        covariance_type=family,
+        metric=metric,
+        prior=prior,
+        floor=floor,
+        chunk_size=options.chunk_size,
+        start=start,
+        **shared,
+    )
+
+
+def write_csv(path: Path, rows: list[Row]) -> None:
+    """A line a fit, with the names of the fields above."""
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [f.name for f in fields(Row)])
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in rows)

@@ -1,0 +1,191 @@
+"""The loop of EM, on the host: one compiled step an iteration, restarts, and components that are given a new place."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from jgmm.covariance.base import Family, identity_of
+from jgmm.covariance.prior import Floor, Prior, as_arrays
+from jgmm.em.initializers import centers
+from jgmm.em.rows import RowsInMemory
+from jgmm.em.screening import no_bounds
+from jgmm.em.steps import DEAD, em_step, from_centers, objective, revive
+from jgmm.errors import InputError, check
+from jgmm.mixture import GMM
+
+
+@dataclass(frozen=True, eq=False)
+class EMState:
+    """Where a fit stands: all that is needed to go on from here.
+
+    Attributes:
+        gmm: The current mixture of the current restart.
+        bounds: What is known of its distances to the rows (`jgmm.em.screening`).
+        restart: The number of the restart, from 0.
+        history: The objective, mean nats a row, under the mixture before each iteration of this restart.
+        log_likelihoods: The mean log-likelihood beside it.
+        counts: n_k at the last iteration.
+        pairs: How many responsibilities a row had that took part in the last iteration.
+        dropped: An upper bound on the sum of those of a row that did not, of 1.
+        revived: How many components have been re-seeded so far.
+        converged: Whether the last change was below the tolerance.
+        best: The state of the best finished restart.
+    """
+
+    gmm: GMM
+    bounds: Float[Array, "k n"] | None = None
+    restart: int = 0
+    history: list[float] = field(default_factory=list)
+    log_likelihoods: list[float] = field(default_factory=list)
+    counts: np.ndarray | None = None
+    pairs: float = 0.0
+    dropped: float = 0.0
+    revived: int = 0
+    converged: bool = False
+    best: "EMState | None" = None
+
+    def __repr__(self) -> str:
+        last = f", objective={self.history[-1]:.6g}" if self.history else ""
+        return f"EMState({self.gmm!r}, restart={self.restart}, n_iter={len(self.history)}{last})"
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What a fit reads."""
+
+    rows: RowsInMemory
+    prior: Prior
+    floor: Floor
+    with_prior: bool
+    tol: float
+
+    def objective(self, gmm: GMM) -> float:
+        """Of the whole data, mean nats a row."""
+        log_likelihood, penalty = objective(gmm, self.rows, self.prior, with_prior=self.with_prior)
+        return (float(log_likelihood) + float(penalty)) / self.rows.shape[0]
+
+
+def run_em(
+    key: PRNGKeyArray,
+    x: Float[Array, "n d"],
+    *,
+    k: int,
+    covariance_type: Family = "diag",
+    init: Any = "kmeans",
+    metric: Array | None = None,
+    n_init: int = 1,
+    max_iter: int = 100,
+    tol: float = 1e-3,
+    prior: Prior | None = None,
+    floor: Floor | None = None,
+    chunk_size: int | None = None,
+    start: GMM | None = None,
+    state: EMState | None = None,
+    callback: Callable[[EMState], None] = lambda state: None,
+) -> EMState:
+    """Fit a mixture to rows as they are; `jgmm.fit_em` is the door, and explains the arguments they share.
+
+    Args:
+        metric: Weights of the features in the clustering that starts EM (`jgmm.em.initializers`).
+        state: A state once passed to `callback`, to go on from.
+        callback: Called with the state at the start of a restart and after every iteration.
+    Returns:
+        The final state of the best restart.
+    Raises:
+        InputError: As `jgmm.fit_em`.
+    """
+    _check(x, k, start, max_iter, n_init, tol)
+    identity = identity_of(covariance_type)
+    prior, floor = as_arrays(prior, floor, x.dtype)
+    task = _Task(RowsInMemory(x, chunk_size), prior, floor, bool(prior.strength > 0), tol)
+    weights = jnp.ones(x.shape[1], x.dtype) if metric is None else metric
+
+    def begin(restart: int, best: EMState | None = None) -> EMState:
+        gmm = start
+        if gmm is None:
+            means = centers(jax.random.fold_in(key, restart), x, k, init, weights)
+            gmm = from_centers(task.rows, means, weights, prior, floor, identity=identity)
+        jax.block_until_ready(gmm)  # so that whoever times iterations does not time this
+        state = EMState(gmm, no_bounds(gmm, x.shape[0]), restart=restart, best=best)
+        callback(state)
+        return state
+
+    state = begin(0) if state is None else state
+    while True:
+        while not (state.converged or len(state.history) >= max_iter):
+            state = _iterate(task, state)
+            callback(state)
+        best = _better(task, state)
+        if state.restart + 1 >= (1 if start is not None else n_init):
+            return best
+        state = begin(state.restart + 1, best)
+
+
+def _iterate(task: _Task, state: EMState) -> EMState:
+    """One iteration; components that it leaves dead are re-seeded where that helps."""
+    n = task.rows.shape[0]
+    step = em_step(state.gmm, task.rows, task.prior, task.floor, state.bounds, with_prior=task.with_prior)
+    mean = float(step.log_likelihood) / n
+    value = mean + float(step.log_prior) / n
+    _check_finite(np.isfinite(value), task.rows.dtype)
+    gmm, bounds, counts, moved = step.gmm, step.bounds, np.asarray(step.counts), 0
+    newly_dead = _n_dead(counts) - _n_dead(state.counts)
+    if newly_dead > 0:
+        revived = revive(gmm, task.rows, step.counts)
+        if task.objective(revived) > task.objective(gmm):
+            gmm, bounds, moved = revived, no_bounds(revived, n), newly_dead
+    change = value - state.history[-1] if state.history else np.inf
+    return replace(
+        state,
+        gmm=gmm,
+        bounds=bounds,
+        pairs=float(step.pairs) / n,
+        dropped=float(step.dropped) / n,
+        history=[*state.history, value],
+        log_likelihoods=[*state.log_likelihoods, mean],
+        counts=counts,
+        revived=state.revived + moved,
+        converged=abs(change) < task.tol and moved == 0,
+    )
+
+
+def _better(task: _Task, state: EMState) -> EMState:
+    """The better of a finished restart and the best before it."""
+    parameters = jax.tree.leaves((state.gmm.means, state.gmm.covariance))
+    _check_finite(all(bool(jnp.isfinite(p).all()) for p in parameters), task.rows.dtype)
+    best = state.best
+    if best is None or state.history[-1] > best.history[-1]:
+        return replace(state, best=None, bounds=None)
+    return best
+
+
+def _n_dead(counts: np.ndarray | None) -> int:
+    return 0 if counts is None else int((counts < DEAD).sum())
+
+
+def _check_finite(finite: bool | np.bool_, dtype: jnp.dtype) -> None:
+    if not finite:
+        raise InputError(
+            f"the likelihood is not finite: a covariance is not positive definite in {dtype}, or the data are too "
+            "large to square. Raise the strength of the prior or the floor of the covariances, lower k, rescale the "
+            "data, or compute in float64."
+        )
+
+
+def _check(x: Array, k: int, start: GMM | None, max_iter: int, n_init: int, tol: float) -> None:
+    check(x.ndim == 2 and x.shape[1] > 0, f"expected data of shape (n, d), got {x.shape}.")
+    check(k >= 1, f"k must be at least 1, got {k}.")
+    check(x.shape[0] >= k, f"{x.shape[0]} rows are too few for k={k} components: lower k or bring more data.")
+    check(bool(jnp.isfinite(x).all()), "the data contain NaN or infinite values: remove those rows first.")
+    check(tol >= 0, f"tol must be at least 0, got {tol}.")
+    check(max_iter >= 1 and n_init >= 1, f"max_iter and n_init must be at least 1, got {max_iter}, {n_init}.")
+    if start is not None:
+        check(
+            (start.k, start.d) == (k, x.shape[1]),
+            f"the starting mixture has k={start.k} and d={start.d}, the fit k={k} and d={x.shape[1]}.",
+        )

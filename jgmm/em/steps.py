@@ -1,0 +1,198 @@
+"""The two steps of expectation-maximization (Dempster, Laird and Rubin, 1977; Bishop, PRML, section 9.2.2).
+
+    e_step(gmm, rows) -> Statistics            one pass over the rows; sums of parts add
+    m_step(gmm, statistics, prior, floor) -> GMM
+
+With a prior of strength 0 the objective is the mean log-likelihood; otherwise the mean log-posterior density of
+the parameters, Σ_n log p(x_n) / N + log p(Σ) / N, up to a constant. EM never lowers it.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jgmm.covariance.base import Covariance, Distances
+from jgmm.covariance.prior import Floor, Prior
+from jgmm.em.initializers import nearest
+from jgmm.em.rows import Largest, Rows
+from jgmm.em.screening import carried_over, log_joint_of_relevant, negligible
+from jgmm.em.statistics import Statistics, collect
+from jgmm.mixture import GMM, log_joint
+from jgmm.numerics.chunking import map_chunks
+from jgmm.numerics.summation import CompensatedSum
+
+# About this many pairs (row, component) are taken at a time, of at most so many rows.
+PAIRS, ROWS = 2**23, 2**16
+# A component is dead when it explains less than this many rows.
+DEAD = 0.1
+
+
+def e_step(gmm: GMM, rows: Rows) -> Statistics:
+    """The statistics of the rows under the responsibilities r_nk = p(k | x_n)."""
+    joint = log_joint(gmm)
+
+    def chunk(x: Array, weight: Array) -> Statistics:
+        log_p = map_chunks(joint, x)
+        return _weighed(gmm, x, weight, log_p, log_p)
+
+    return rows.sum(chunk, chunk_size(gmm.k))
+
+
+def _screened_e_step(
+    gmm: GMM, rows: Rows, distances: Distances, bounds: Float[Array, "k n"]
+) -> tuple[Statistics, Float[Array, "k n"]]:
+    """`e_step` without the pairs that do not matter, and the bounds, sharpened."""
+
+    def chunk(x: Array, weight: Array, known: Array) -> tuple[Statistics, Array]:
+        log_p, upper, known = log_joint_of_relevant(gmm, distances, x, known)
+        return _weighed(gmm, x, weight, log_p, upper), known
+
+    return rows.sum_with_state(chunk, bounds, chunk_size(gmm.k))
+
+
+def _weighed(gmm: GMM, x: Array, weight: Array, log_p: Array, upper: Array) -> Statistics:
+    """The statistics of rows with weights one or zero, given log-joint densities and upper bounds on them."""
+    log_likelihood = jax.nn.logsumexp(log_p, axis=1)
+    r = jnp.exp(log_p - log_likelihood[:, None])
+    kept = (r > negligible(gmm.k, r.dtype)) & (weight > 0)[:, None]
+    # A row of weight zero must not count even where its density is not finite.
+    lost = jnp.where(kept | (weight == 0)[:, None], 0, jnp.exp(upper - log_likelihood[:, None]))
+    return collect(gmm, x, jnp.where(kept, r, 0), jnp.where(weight > 0, log_likelihood, 0), lost.sum())
+
+
+def chunk_size(k: int) -> int:
+    """Rows taken at a time where none are asked for: as many as fill the tiles of `jgmm.em.tiles`."""
+    return max(2048, min(ROWS, PAIRS // k))
+
+
+def m_step(gmm: GMM, statistics: Statistics, prior: Prior, floor: Floor) -> GMM:
+    """The mixture that maximizes the expected log-posterior given the statistics taken about `gmm`."""
+    counts = statistics.counts
+    shift = statistics.first / jnp.maximum(counts, jnp.finfo(counts.dtype).tiny)[:, None]
+    # Moments were taken about the old means; moving the centers by δ_k takes n_k δ_k δ_kᵀ away.
+    taken = gmm.covariance.moments(shift, jnp.diag(counts), jnp.zeros_like(shift))
+    covariance = gmm.covariance.update(statistics.second - taken, counts, prior, floor)
+    return GMM(jnp.log(counts) - jnp.log(counts.sum()), gmm.means + shift, covariance)
+
+
+def log_prior(gmm: GMM, prior: Prior) -> Float[Array, ""]:
+    """log p(Σ) up to a constant: −(strength / 2) Σ_k [log |Σ_k| + variance · tr Σ_k⁻¹] (`Prior`)."""
+    penalty = gmm.covariance.log_det() + prior.variance * gmm.covariance.inverse_trace()
+    return -0.5 * prior.strength * penalty.sum()
+
+
+class Step(NamedTuple):
+    """An iteration: the new mixture, its bounds (`jgmm.em.screening`), and what was seen under the old one."""
+
+    gmm: GMM
+    bounds: Float[Array, "k n"] | None
+    log_likelihood: CompensatedSum
+    log_prior: Float[Array, ""]
+    counts: Float[Array, " k"]
+    pairs: Float[Array, ""]
+    dropped: Float[Array, ""]
+
+
+@partial(jax.jit, static_argnames="with_prior")
+def em_step(
+    gmm: GMM,
+    rows: Rows,
+    prior: Prior,
+    floor: Floor,
+    bounds: Float[Array, "k n"] | None = None,
+    *,
+    with_prior: bool = True,
+) -> Step:
+    """One iteration. `bounds` are those that the last one returned, or `screening.no_bounds`."""
+    if bounds is None:
+        statistics = e_step(gmm, rows)
+        new = m_step(gmm, statistics, prior, floor)
+    else:
+        distances = gmm.covariance.distances(gmm.means)
+        statistics, bounds = _screened_e_step(gmm, rows, distances, bounds)
+        new = m_step(gmm, statistics, prior, floor)
+        bounds = carried_over(bounds, distances, new)
+    penalty = log_prior(gmm, prior) if with_prior else jnp.zeros((), rows.dtype)
+    return Step(
+        new, bounds, statistics.log_likelihood, penalty, statistics.counts, statistics.pairs, statistics.dropped
+    )
+
+
+@partial(jax.jit, static_argnames="with_prior")
+def objective(gmm: GMM, rows: Rows, prior: Prior, *, with_prior: bool = True) -> tuple[CompensatedSum, Array]:
+    """Σ_n log p(x_n) and log p(Σ), whose sum EM never lowers."""
+    joint = log_joint(gmm)
+
+    def chunk(x: Array, weight: Array) -> CompensatedSum:
+        log_likelihood = jax.nn.logsumexp(map_chunks(joint, x), axis=1)
+        return CompensatedSum.of(jnp.where(weight > 0, log_likelihood, 0))
+
+    return rows.sum(chunk, chunk_size(gmm.k)), log_prior(gmm, prior) if with_prior else jnp.zeros((), rows.dtype)
+
+
+def _m_step_of(blank: GMM, rows: Rows, r_of: Callable[[Array], Array], prior: Prior, floor: Floor) -> GMM:
+    """The M-step for the responsibilities r_of(x), in the covariance family of `blank` and about its means."""
+
+    def chunk(x: Array, weight: Array) -> Statistics:
+        return collect(blank, x, r_of(x) * weight[:, None], jnp.zeros_like(weight), jnp.zeros((), x.dtype))
+
+    return m_step(blank, rows.sum(chunk, chunk_size(blank.k)), prior, floor)
+
+
+@partial(jax.jit, static_argnames="identity")
+def from_centers(
+    rows: Rows,
+    means: Float[Array, "k d"],
+    metric: Float[Array, " d"],
+    prior: Prior,
+    floor: Floor,
+    *,
+    identity: Callable[..., Covariance],
+) -> GMM:
+    """A mixture from k centers: every row goes to the nearest, and one M-step follows.
+
+    identity(k, d, dtype) is that of a covariance family (`jgmm.covariance.base.identity_of`).
+    """
+    k, d = means.shape
+    # Behind the barrier XLA does not try to do at compile time what depends on the identity alone.
+    blank = GMM(jnp.zeros(k, rows.dtype), means, jax.lax.optimization_barrier(identity(k, d, rows.dtype)))
+    label_of = nearest(means, metric)
+    return _m_step_of(blank, rows, lambda x: jax.nn.one_hot(label_of(x)[0], k, dtype=x.dtype), prior, floor)
+
+
+@partial(jax.jit, static_argnames="identity")
+def in_family(gmm: GMM, rows: Rows, prior: Prior, floor: Floor, *, identity: Callable[..., Covariance]) -> GMM:
+    """The M-step in another covariance family, with the responsibilities of `gmm`."""
+    joint = log_joint(gmm)
+    blank = replace(gmm, covariance=identity(gmm.k, gmm.d, rows.dtype))
+    return _m_step_of(blank, rows, lambda x: jax.nn.softmax(map_chunks(joint, x), axis=1), prior, floor)
+
+
+@jax.jit
+def revive(gmm: GMM, rows: Rows, counts: Float[Array, " k"]) -> GMM:
+    """Move every dead component to one of the rows the mixture explains worst.
+
+    It takes the covariance of the component that row belongs to, and the weight of one row.
+    """
+    joint = log_joint(gmm)
+
+    def chunk(x: Array, weight: Array) -> Largest:
+        log_p = map_chunks(joint, x)
+        return Largest.of(gmm.k, -jax.nn.logsumexp(log_p, axis=1), weight, x, jnp.argmax(log_p, axis=1))
+
+    dead = counts < DEAD
+    row, parent = rows.sum(chunk, chunk_size(gmm.k)).nth(jnp.cumsum(dead) - 1)
+
+    def adopt(leaf: Array) -> Array:
+        if leaf.shape[0] != gmm.k:
+            return leaf
+        return jnp.where(dead.reshape(-1, *[1] * (leaf.ndim - 1)), leaf[parent], leaf)
+
+    weights = jnp.where(dead, 1 / rows.shape[0], jnp.exp(gmm.log_weights))
+    means = jnp.where(dead[:, None], row, gmm.means)
+    return GMM(jnp.log(weights / weights.sum()), means, jax.tree.map(adopt, gmm.covariance))

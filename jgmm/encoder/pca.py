@@ -1,0 +1,196 @@
+"""Principal component analysis (PCA): into the whitened principal basis, and back.
+
+    z = diag(scale)⁻¹ V (x − mean),        x = mean + Vᵀ diag(scale) z,        log |∂z/∂x| = −Σ log scale
+
+The rows of V are principal directions in falling order of variance, scale their standard deviations. The first
+`n_codes` entries of z are the codes that a mixture models; the others are the residual, standard normal, so
+that the model remains a density over all of x (Tipping and Bishop, Probabilistic principal component analysis,
+1999, is the isotropic case).
+"""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Real
+from numpy.typing import DTypeLike
+
+from jgmm.covariance.base import Covariance
+from jgmm.encoder.base import Encoder
+from jgmm.errors import InputError, check
+from jgmm.numerics.linalg import matmul
+from jgmm.numerics.pytree import pytree
+from jgmm.registry import RESIDUALS
+
+# Directions with less than this share of the largest variance count as having none: below it neither the
+# eigenvalues of a float64 covariance nor float32 codes carry digits.
+RESOLUTION = 1e-11
+# Rows taken at a time while the covariance is summed in float64.
+ROWS = 4096
+
+
+@pytree
+class PCA(Encoder):
+    """Fitted principal components; `components` has a row for every feature of x, or n_codes rows without a residual.
+
+    >>> import numpy as np
+    >>> from jgmm.encoder.pca import fit_pca
+    >>> x = np.random.default_rng(0).normal(size=(200, 3)) * [3.0, 1.0, 0.1]
+    >>> pca, spectrum = fit_pca(x, 2)
+    >>> pca.n_codes, pca.n_residual, bool(spectrum.explained > 0.99)
+    (2, 1, True)
+    """
+
+    mean: Float[Array, " p"]
+    components: Float[Array, "m p"]
+    scale: Float[Array, " m"]
+    n_codes: int = field(metadata={"static": True})
+
+    name: ClassVar[str] = "pca"
+
+    @classmethod
+    def fit(cls, x: Float[Array, "n p"]) -> "PCA":
+        return fit_pca(np.asarray(x), dtype=x.dtype)[0]
+
+    @property
+    def n_residual(self) -> int:
+        return self.components.shape[0] - self.n_codes
+
+    @property
+    def has_density(self) -> bool:
+        return self.components.shape[0] == self.components.shape[1]
+
+    def encode(self, x: Float[Array, "n p"]) -> Float[Array, "n d"]:
+        return self._project(x, slice(None, self.n_codes))
+
+    def residual(self, x: Float[Array, "n p"]) -> Float[Array, "n q"]:
+        return self._project(x, slice(self.n_codes, None))
+
+    def decode(self, z: Float[Array, "n d"], residual: Float[Array, "n q"]) -> Float[Array, "n p"]:
+        whole = jnp.concatenate([z, residual], axis=1) * self.scale[None]
+        return self.mean[None] + matmul(whole, self.components)
+
+    def jacobian(self, features: Int[Array, " a"]) -> Float[Array, "a m"]:
+        return (self.components[:, features] * self.scale[:, None]).T
+
+    def log_det(self) -> Float[Array, ""]:
+        return -jnp.log(self.scale).sum()
+
+    def image_variance(self, covariance: Covariance) -> Float[Array, "#k p"]:
+        a = self.components * self.scale[:, None]  # rows of ∂x/∂z, transposed
+        codes, rest = a[: self.n_codes], a[self.n_codes :]
+        return covariance.image_variance(codes.T) + (rest**2).sum(axis=0)[None]
+
+    def code_variances(self) -> Float[Array, " d"]:
+        return self.scale[: self.n_codes] ** 2
+
+    def _project(self, x: Array, rows: slice) -> Array:
+        return matmul(x - self.mean[None], self.components[rows].T) / self.scale[rows][None]
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """What a PCA found in the data, in float64 on the host.
+
+    Attributes:
+        variances: the eigenvalues of the covariance of x (divisor N), falling.
+        rank: how many of them are above the resolution; the others are directions without variance.
+        floor: the variance those directions are given.
+        n_codes: how many directions are kept as codes.
+    """
+
+    variances: np.ndarray
+    rank: int
+    floor: float
+    n_codes: int
+
+    @property
+    def explained(self) -> float:
+        """The share of the variance that the codes keep, from 0 to 1."""
+        return float(self.variances[: self.n_codes].sum() / self.variances.sum())
+
+
+def keep_spectrum(dropped: np.ndarray) -> np.ndarray:
+    """Every dropped direction keeps its own variance."""
+    return dropped
+
+
+def keep_mean(dropped: np.ndarray) -> np.ndarray:
+    """All dropped directions share their mean variance: probabilistic PCA."""
+    return np.full_like(dropped, dropped.mean()) if dropped.size else dropped
+
+
+def keep_none(dropped: np.ndarray) -> None:
+    """Dropped directions are lost: a plain projection, without a density over x."""
+    return
+
+
+def mean_and_covariance(x: Real[np.ndarray, "n p"], scale: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    """The mean and covariance (divisor N) of scale · x, summed in float64 about the mean."""
+    n, p = x.shape
+    mean = x.mean(axis=0, dtype=np.float64)
+    total = np.zeros((p, p))
+    for start in range(0, n, ROWS):
+        centered = x[start : start + ROWS] - mean
+        total += centered.T @ centered
+    return mean * scale, total * (scale * scale / n)
+
+
+def fit_pca(
+    x: Real[np.ndarray, "n p"],
+    n_components: int | None = None,
+    *,
+    residual: str = "spectrum",
+    scale: float = 1.0,
+    shift: float = 0.0,
+    noise_variance: float = 0.0,
+    floor: float | None = None,
+    dtype: DTypeLike = np.float32,
+) -> tuple[PCA, Spectrum]:
+    """The principal components of the rows of scale · x + shift.
+
+    The eigendecomposition is done in float64 on the host: the spectrum of natural images spans eight decades, of
+    which a float32 covariance keeps seven.
+
+    Args:
+        x: numbers of any type; 8-bit pixels need not be converted first (`scale`, `shift`).
+        n_components: how many directions become codes; None for all. Directions without variance never do.
+        residual: what becomes of the others, a name in `jgmm.registry.RESIDUALS`.
+        noise_variance: of independent noise that the features will be given on top, such as dequantization.
+        floor: the variance of directions without any; None for 1e-6 of the mean variance.
+        dtype: of the result.
+    Raises InputError for n_components outside 1..min(n, p), and for data that are all constant or not finite.
+    """
+    n, p = x.shape
+    check(
+        n_components is None or 1 <= n_components <= min(n, p),
+        f"n_components must be from 1 to min(N, D) = {min(n, p)}, got {n_components}.",
+    )
+    keep = RESIDUALS[residual]
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean, cov = mean_and_covariance(x, scale)
+    if not cov.max() < np.sqrt(np.finfo(dtype).max):  # false for NaN too
+        check(np.isfinite(x).all(), "the data contain NaN or infinite values: remove those rows first.")
+        raise InputError(f"the data are too large to square in {np.dtype(dtype)}: rescale them to a deviation near 1.")
+    variances, vectors = np.linalg.eigh(cov)
+    variances, vectors = np.maximum(variances[::-1], 0) + noise_variance, vectors[:, ::-1]
+    constant = np.finfo(np.float64).eps * float(np.abs(mean).max(initial=0)) ** 2
+    check(
+        variances[0] - noise_variance > constant,
+        "the data are constant: every row is the same, there is nothing to fit.",
+    )
+    rank = int((variances > RESOLUTION * variances[0]).sum())
+    floor = 1e-6 * float(variances.mean()) if floor is None else floor
+    n_codes = min(n_components or p, rank)
+    used = np.where(np.arange(p) < rank, variances, floor)
+    if n_codes < p:
+        rest = keep(used[n_codes:])
+        used = used[:n_codes] if rest is None else np.concatenate([used[:n_codes], rest])
+    pca = PCA(
+        jnp.asarray((mean + shift).astype(dtype)),
+        jnp.asarray(np.ascontiguousarray(vectors.T[: len(used)]).astype(dtype)),
+        jnp.asarray(np.sqrt(used).astype(dtype)),
+        n_codes,
+    )
+    return pca, Spectrum(variances, rank, floor, n_codes)

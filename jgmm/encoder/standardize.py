@@ -1,0 +1,85 @@
+"""Standardization: every feature by its own mean and deviation, or all by one deviation."""
+
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from jgmm.covariance.base import Covariance
+from jgmm.encoder.base import Encoder
+from jgmm.mixture import GMM
+from jgmm.numerics.pytree import pytree
+
+# A feature whose deviation is less than this times eps times its size is constant.
+CONSTANT = 16
+
+
+@pytree
+class Standardize(Encoder):
+    """z = (x − mean) / scale, feature by feature.
+
+    >>> import jax.numpy as jnp
+    >>> from jgmm.encoder.standardize import Standardize
+    >>> Standardize.fit(jnp.array([[1.0, 5.0], [3.0, 5.0]])).encode(jnp.array([[3.0, 6.0]])).tolist()
+    [[1.0, 1.0]]
+    """
+
+    mean: Float[Array, " p"]
+    scale: Float[Array, " p"]
+
+    name: ClassVar[str] = "standardize"
+
+    @classmethod
+    def fit(cls, x: Float[Array, "n p"], common: bool = False) -> "Standardize":
+        """The mean and deviation (divisor N) of every feature; with `common` one deviation, that of all features
+        pooled, which keeps spherical covariances spherical. A constant feature keeps its scale."""
+        return _fit(x, common)
+
+    @property
+    def n_codes(self) -> int:
+        return self.mean.shape[0]
+
+    def encode(self, x: Float[Array, "n p"]) -> Float[Array, "n p"]:
+        return (x - self.mean[None]) / self.scale[None]
+
+    def decode(self, z: Float[Array, "n p"], residual: Float[Array, "n 0"]) -> Float[Array, "n p"]:
+        return self.mean[None] + z * self.scale[None]
+
+    def jacobian(self, features: Int[Array, " a"]) -> Float[Array, "a p"]:
+        return jax.nn.one_hot(features, self.n_codes, dtype=self.scale.dtype) * self.scale[None]
+
+    def log_det(self) -> Float[Array, ""]:
+        return -jnp.log(self.scale).sum()
+
+    def image_variance(self, covariance: Covariance) -> Float[Array, "#k p"]:
+        return covariance.variance() * (self.scale * self.scale)[None]
+
+    def code_variances(self) -> Float[Array, " p"]:
+        return jnp.ones_like(self.scale)
+
+    def encode_mixture(self, gmm: GMM) -> GMM:
+        means = (gmm.means - self.mean[None]) / self.scale[None]
+        return GMM(gmm.log_weights, means, gmm.covariance.scaled(1 / self.scale))
+
+    def decode_mixture(self, gmm: GMM) -> GMM:
+        means = self.mean[None] + gmm.means * self.scale[None]
+        return GMM(gmm.log_weights, means, gmm.covariance.scaled(self.scale))
+
+
+@jax.jit
+def _fit(x: Float[Array, "n p"], common: bool | Array) -> Standardize:
+    # Divided by the largest value first, so that no square overflows or vanishes; the mean is taken twice, the second
+    # time of what the first has left, so that it keeps its digits far from the origin.
+    size = jnp.abs(x).max(axis=0)
+    unit = jnp.where(size > 0, size, 1)
+    y = x / unit[None]
+    first = y.mean(axis=0)
+    mean = first + (y - first[None]).mean(axis=0)
+    deviation = jnp.sqrt(((y - mean[None]) ** 2).mean(axis=0))
+    varies = deviation > CONSTANT * jnp.finfo(x.dtype).eps * jnp.abs(mean)
+    largest = unit.max()
+    pooled = largest * jnp.sqrt(((deviation * unit / largest) ** 2).mean())
+    own = jnp.where(varies, deviation * unit, 1)
+    shared = jnp.where(varies.any(), pooled, 1)
+    return Standardize(mean * unit, jnp.where(common, shared, own))

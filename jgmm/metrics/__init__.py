@@ -1,0 +1,1 @@
+"""What a fitted mixture says of data: likelihoods, anomalies, information criteria."""

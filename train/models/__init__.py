@@ -1,0 +1,1 @@
+"""Networks that a flow is learned with."""
