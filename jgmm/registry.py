@@ -96,12 +96,13 @@ COVARIANCES = Registry(
     aliases={"diagonal": "diag", "tied-full": "tied", "tied-diagonal": "tied-diag"},
 )
 
-# fit(x) -> Encoder, fitted to rows x [N, D]
+# fit(x) -> Encoder, fitted to rows x [N, D]; a class has it as `fit`
 ENCODERS = Registry(
     "encoder",
     {
         "identity": "jgmm.encoder.identity:Identity",
         "standardize": "jgmm.encoder.standardize:Standardize",
+        "robust": "jgmm.encoder.standardize:robust",
         "pca": "jgmm.encoder.pca:PCA",
         "zca": "jgmm.encoder.zca:ZCA",
     },

@@ -98,8 +98,9 @@ class Full(Covariance):
         # one product for all components, and no difference of large numbers.
         weight = r.sum(axis=1, keepdims=True)
         share = r / jnp.where(weight > 0, weight, 1)
-        centers = means - middle(means)
-        y = x - middle(means) - matmul(share, centers)
+        origin = jnp.median(means, axis=0, keepdims=True)  # which a component far away does not move
+        centers = means - origin
+        y = x - origin - matmul(share, centers)
         within = matmul((y * weight).T, y)
         overlap = matmul(r.T, share)
         overlap = overlap - jnp.diag(jnp.diagonal(overlap))

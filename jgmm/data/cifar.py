@@ -10,7 +10,7 @@ import pickle
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -130,7 +130,7 @@ def _latin1(text: str, encoding: str = "latin1") -> bytes:
 class _CifarUnpickler(pickle.Unpickler):
     """Admits only what the official files hold: numpy arrays, in the spellings of old and new numpy."""
 
-    def __init__(self, file: BinaryIO, encoding: str):
+    def __init__(self, file: io.BytesIO, encoding: str):
         super().__init__(file, encoding=encoding)
         core = np.ndarray(0).__reduce__()[0]
         self.admitted: dict[tuple[str, str], Any] = {

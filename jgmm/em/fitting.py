@@ -16,7 +16,7 @@ from jgmm.em.rows import RowsInMemory
 from jgmm.em.steps import in_family
 from jgmm.encoder.base import Encoder
 from jgmm.encoder.identity import Identity
-from jgmm.encoder.standardize import Standardize
+from jgmm.encoder.standardize import Standardize, robust
 from jgmm.errors import InputError, check
 from jgmm.mixture import GMM, check_single
 from jgmm.numerics.typing import ArrayLike
@@ -28,8 +28,8 @@ class EMFit:
     """A mixture fitted by EM.
 
     Attributes:
-        gmm: The mixture: of x where the encoder leaves the family of the covariances as it is (identity, standardize),
-            and of the codes, in the coordinates of `encoder`, with any other.
+        gmm: The mixture: of x where the encoder leaves the family of the covariances as it is (identity, robust,
+            standardize), and of the codes, in the coordinates of `encoder`, with any other.
         encoder: Between x and what `gmm` models.
         history: The objective under the mixture before each iteration: mean nats a row of x.
         converged: Whether the last change of the objective was below `tol`.
@@ -56,7 +56,7 @@ def fit_em(
     k: int | None = None,
     *,
     covariance_type: Family | None = None,
-    encoder: str | Encoder | type[Encoder] = "standardize",
+    encoder: Any = "robust",
     init: Any = "kmeans",
     n_init: int = 1,
     max_iter: int = 100,
@@ -69,9 +69,9 @@ def fit_em(
 ) -> EMFit:
     """Fit a mixture of k Gaussians to the rows of x by expectation-maximization.
 
-    EM runs on z = encode(x), by default every feature in units of its own deviation, so that neither an outlier of 1e6
-    nor features of scale 1e-6 trouble float32; the result is a mixture of x again. `prior` and `floor` are in units of
-    z. With encoder="identity" they are in those of x, as in scikit-learn.
+    EM runs on z = encode(x), by default every feature in units of its own interquartile range, so that neither an
+    outlier of 1e6 nor features of scale 1e-6 trouble float32; the result is a mixture of x again. `prior` and `floor`
+    are in units of z. With encoder="identity" they are in those of x, as in scikit-learn.
 
     Args:
         key: A JAX random key, or a seed; the same key, data and options give the same mixture.
@@ -79,8 +79,9 @@ def fit_em(
         k: The number of components; 10 by default, and that of `start` where one is given.
         covariance_type: A family of covariances: a name in `jgmm.registry.COVARIANCES`, a class or a function; "diag"
             by default, and that of `start` where one is given.
-        encoder: A name in `jgmm.registry.ENCODERS`, a class, or a fitted encoder. Families that scaling would leave
-            are standardized by one deviation (spherical), or not at all.
+        encoder: A name in `jgmm.registry.ENCODERS`, a function or class that fits one, or a fitted encoder. Where
+            "robust" or "standardize" would leave the family of the covariances they take one unit for all features
+            (spherical), or none.
         init: Where EM starts: a name in `jgmm.registry.INITIALIZERS`, or a function (key, x, k, metric) -> centers.
         n_init: The number of starts, of which the best is returned.
         max_iter: The largest number of iterations of a start.
@@ -121,6 +122,8 @@ def fit_em(
         k=k,
         covariance_type=identity,
         init=init,
+        # Clusters are those of x where codes are turned, and of standardized features where they are not.
+        metric=None if isinstance(found, Standardize) else found.code_variances(),
         n_init=n_init,
         max_iter=max_iter,
         tol=tol,
@@ -185,9 +188,11 @@ def _encoder(encoder: Any, family: Covariance, x: Float[Array, "n d"]) -> Encode
     if isinstance(encoder, Encoder):
         return encoder
     found = ENCODERS.resolve(encoder)
-    if found is not Standardize:
-        return found.fit(x)
-    return Identity.fit(x) if family.scales == "none" else Standardize.fit(x, common=family.scales == "common")
+    if found in (robust, Standardize):
+        if family.scales == "none":
+            return Identity.fit(x)
+        return getattr(found, "fit", found)(x, common=family.scales == "common")
+    return getattr(found, "fit", found)(x)
 
 
 def _start(start: GMM, encoder: Encoder, z: Float[Array, "n d"]) -> GMM:

@@ -1,4 +1,8 @@
-"""Standardization: every feature by its own mean and deviation, or all by one deviation."""
+"""Standardization: every feature in units of its own spread, or all in one unit.
+
+`standardize` takes the mean and the standard deviation; `robust` the median and the interquartile range, which a few
+rows far away do not move.
+"""
 
 from typing import ClassVar
 
@@ -13,6 +17,8 @@ from jgmm.numerics.pytree import pytree
 
 # A feature whose deviation is less than this times eps times its size is constant.
 CONSTANT = 16
+# The interquartile range of a normal distribution, in standard deviations.
+NORMAL_RANGE = 1.3489795
 
 
 @pytree
@@ -34,7 +40,7 @@ class Standardize(Encoder):
     def fit(cls, x: Float[Array, "n p"], common: bool = False) -> "Standardize":
         """The mean and deviation (divisor N) of every feature; with `common` one deviation, that of all features
         pooled, which keeps spherical covariances spherical. A constant feature keeps its scale."""
-        return _fit(x, common)
+        return _fit(x, common, False)
 
     @property
     def n_codes(self) -> int:
@@ -56,7 +62,7 @@ class Standardize(Encoder):
         return covariance.variance() * (self.scale * self.scale)[None]
 
     def code_variances(self) -> Float[Array, " p"]:
-        return jnp.ones_like(self.scale)
+        return self.scale * self.scale
 
     def encode_mixture(self, gmm: GMM) -> GMM:
         means = (gmm.means - self.mean[None]) / self.scale[None]
@@ -67,8 +73,20 @@ class Standardize(Encoder):
         return GMM(gmm.log_weights, means, gmm.covariance.scaled(self.scale))
 
 
+def robust(x: Float[Array, "n p"], common: bool = False) -> Standardize:
+    """The median of every feature, and its interquartile range in units of that of a normal distribution; the deviation
+    where the range is zero. With `common` one unit, the root mean square of all of them.
+
+    >>> import jax.numpy as jnp
+    >>> from jgmm.encoder.standardize import robust
+    >>> robust(jnp.array([[0.0], [1.0], [2.0], [3.0], [1e6]])).mean.tolist()
+    [2.0]
+    """
+    return _fit(x, common, True)
+
+
 @jax.jit
-def _fit(x: Float[Array, "n p"], common: bool | Array) -> Standardize:
+def _fit(x: Float[Array, "n p"], common: bool | Array, by_quartiles: bool | Array) -> Standardize:
     # Divided by the largest value first, so that no square overflows or vanishes; the mean is taken twice, the second
     # time of what the first has left, so that it keeps its digits far from the origin.
     size = jnp.abs(x).max(axis=0)
@@ -78,8 +96,12 @@ def _fit(x: Float[Array, "n p"], common: bool | Array) -> Standardize:
     mean = first + (y - first[None]).mean(axis=0)
     deviation = jnp.sqrt(((y - mean[None]) ** 2).mean(axis=0))
     varies = deviation > CONSTANT * jnp.finfo(x.dtype).eps * jnp.abs(mean)
-    largest = unit.max()
-    pooled = largest * jnp.sqrt(((deviation * unit / largest) ** 2).mean())
-    own = jnp.where(varies, deviation * unit, 1)
+    low, middle, high = jnp.quantile(x, jnp.array([0.25, 0.5, 0.75], x.dtype), axis=0)
+    spread = deviation * unit
+    quartiles = (high - low) / NORMAL_RANGE
+    spread = jnp.where(by_quartiles & (quartiles > 0), quartiles, spread)
+    largest = jnp.where(varies, spread, 0).max()
+    pooled = largest * jnp.sqrt((jnp.where(varies, spread / jnp.where(largest > 0, largest, 1), 0) ** 2).mean())
+    own = jnp.where(varies, spread, 1)
     shared = jnp.where(varies.any(), pooled, 1)
-    return Standardize(mean * unit, jnp.where(common, shared, own))
+    return Standardize(jnp.where(by_quartiles, middle, mean * unit), jnp.where(common, shared, own))

@@ -10,7 +10,7 @@ joint(weights, means0, means1, cov00, cov01, cov11)
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,6 @@ from jgmm.interpolant.laws import Aligned, Dense, Law
 from jgmm.mixture import GMM
 from jgmm.registry import PLANS
 
-Inside = Literal["independent", "map"]
 # How far the sums of a user's plan may be from the weights, and how negative an eigenvalue of a joint covariance may
 # be, relative to the largest.
 MARGINAL_ERROR, NEGATIVE = 1e-4, 1e-5
@@ -72,7 +71,7 @@ def couple(
     source: GMM,
     target: GMM,
     plan: str | Float[Array, "i j"] | np.ndarray = "independent",
-    inside: Inside = "independent",
+    inside: str = "independent",
     **options: Any,
 ) -> Coupling:
     """A coupling of two mixtures by a plan between their components.

@@ -1,17 +1,23 @@
 """A source comes back from disk bit for bit, and anything else is refused with one clear line."""
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import SOURCE_SHAPE, random_source
+from flax import nnx
+from helpers import SOURCE_SHAPE, random_mixture, random_source
 
 import jgmm
 from jgmm.encoder.identity import Identity
 from jgmm.errors import InputError
 from jgmm.registry import COVARIANCES
 from jgmm.source import Source
+
+RUNS = Path(__file__).parent / "runs_0_1"
 
 
 @pytest.mark.parametrize("family", COVARIANCES)
@@ -114,3 +120,62 @@ def test_a_finished_run_is_not_overwritten(rng, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot write"):
         jgmm.save(tmp_path / "file" / "run", random_source(rng))
+
+
+@pytest.mark.parametrize("family", COVARIANCES)
+def test_mixtures_come_back_bit_for_bit(family, rng, tmp_path):
+    gmm = random_mixture(rng, family, dtype="float32")
+    batch = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), gmm)
+    for name, model in (("one", gmm), ("batch", batch)):
+        jgmm.save(tmp_path / name, model)
+        again = jgmm.load(tmp_path / name)
+        assert jax.tree.structure(again) == jax.tree.structure(model)
+        for a, b in zip(jax.tree.leaves(model), jax.tree.leaves(again), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("covariance_type", "tied", "context", "activation"),
+    [("full", False, 3, nnx.relu), ("diag", True, 3, nnx.tanh), ("spherical", False, 0, nnx.silu)],
+)
+def test_conditional_mixtures_come_back_bit_for_bit(covariance_type, tied, context, activation, rng, tmp_path):
+    options = {"hidden_features": (8, 5), "activation": activation, "epsilon": 1e-4, "rngs": nnx.Rngs(1)}
+    model = jgmm.ConditionalGMM(2, context, 4, covariance_type, tied, **options)
+    jgmm.save(tmp_path / "model", model)
+    again = jgmm.load(tmp_path / "model")
+    assert again.covariance_type == model.covariance_type
+    known = (jnp.asarray(rng.normal(size=(6, context)), jnp.float32),) if context else ()
+    x = jnp.asarray(rng.normal(size=(6, 2)), jnp.float32)
+    np.testing.assert_array_equal(again(*known).log_prob(x), model(*known).log_prob(x))
+    fitted = jgmm.fit_gradient(jax.random.key(0), again, x, *known, epochs=1, holdout=0.0).model
+    jgmm.save(tmp_path / "fitted", fitted)
+    np.testing.assert_array_equal(jgmm.load(tmp_path / "fitted").bias[...], fitted.bias[...])
+
+
+def test_what_cannot_be_saved_is_refused_and_nothing_is_written(rng, tmp_path):
+    gmm = random_mixture(rng, "diag", dtype="float32")
+    broken = replace(gmm, means=gmm.means.at[0, 0].set(jnp.nan))
+    own = jgmm.ConditionalGMM(2, 1, activation=lambda x: x, rngs=nnx.Rngs(0))
+    for model, info, message in (
+        (broken, None, "not finite"),
+        (own, None, "ACTIVATIONS.register"),
+        (gmm, {"array": np.ones(3)}, "info must be JSON"),
+        ({"means": 1}, None, "expected a jgmm.Source, GMM or ConditionalGMM"),
+    ):
+        with pytest.raises(InputError, match=message):
+            jgmm.save(tmp_path / "run", model, info)
+        assert not (tmp_path / "run").exists()
+    jgmm.save(tmp_path / "run", gmm, {"kind": "mine", "format": 99})
+    assert jgmm.load(tmp_path / "run").k == gmm.k
+
+
+@pytest.mark.parametrize(
+    ("name", "family", "encoder"), [("full-pca", "full", "pca"), ("tied-diag-pixels", "tied-diag", "identity")]
+)
+def test_runs_of_version_0_1_still_load(name, family, encoder):
+    """Fitted by `python -m jgmm.fit` of version 0.1 to 200 rows of three features."""
+    source = jgmm.load(RUNS / name)
+    assert (source.gmm.covariance.name, source.encoder.name, source.shape) == (family, encoder, (3,))
+    expected = np.load(RUNS / f"{name}.npz")
+    np.testing.assert_array_equal(source.sample(jax.random.key(0), 5), expected["x0"])
+    np.testing.assert_allclose(source.log_prob(expected["x0"]), expected["log_prob"], rtol=1e-6)

@@ -16,10 +16,13 @@ from helpers import fit_by_sklearn, run
 from matplotlib.image import imread
 
 import jgmm
-from jgmm import fit, generate
+from jgmm import __main__ as command
+from jgmm import complete, evaluate, fit, generate, sweep
 from jgmm.checkpoint import models
 from jgmm.checkpoint.models import read_config
 from jgmm.data import load, to_features
+from train import __main__ as train_command
+from train import sample as train_sample
 
 SMALL = ["--dataset", "digits", "--k", "5", "--max-iter", "8"]
 
@@ -226,10 +229,24 @@ def test_no_data_and_no_network_names_three_remedies(capsys, tmp_path, monkeypat
 
 
 def test_help_imports_nothing_heavy():
-    code = "import sys, jgmm.fit, jgmm.generate, jgmm.sweep, jgmm.evaluate, jgmm.complete, jgmm.__main__\nassert not {'jax', 'matplotlib', 'orbax', 'sklearn'} & set(sys.modules)"
+    doors = "jgmm.__main__, jgmm.fit, jgmm.generate, jgmm.sweep, jgmm.evaluate, jgmm.complete, train.__main__"
+    heavy = "{'jax', 'matplotlib', 'orbax', 'sklearn', 'flax'}"
+    code = f"import sys, {doors}\nassert not {heavy} & set(sys.modules), {heavy} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
     text = subprocess.run([sys.executable, "-m", "jgmm.fit", "--help"], check=True, capture_output=True, text=True)
     assert "--covariance-type" in text.stdout
+    listed = subprocess.run([sys.executable, "-m", "jgmm"], check=True, capture_output=True, text=True).stdout
+    for door in ("fit", "generate", "sweep", "evaluate", "complete"):
+        assert f"python -m jgmm.{door}" in listed
+    unknown = subprocess.run([sys.executable, "-m", "jgmm", "fitt"], capture_output=True, text=True)
+    assert unknown.returncode == 2
+    assert "unknown command 'fitt'" in unknown.stderr
+
+
+@pytest.mark.parametrize("door", [fit, sweep, evaluate, complete, generate, command, train_command, train_sample])
+def test_every_command_says_its_version(door, capsys):
+    assert run(door.main, "--version") == 0
+    assert capsys.readouterr().out == f"jgmm {jgmm.__version__}\n"
 
 
 def _start(folder, *args):
