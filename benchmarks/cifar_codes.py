@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jgmm import em, pca
-from jgmm.commands.fitting import encode
-from jgmm.covariance.base import Prior
+from jgmm.covariance.prior import Floor
 from jgmm.data import load
+from jgmm.em.loop import EMState, run_em
+from jgmm.encoder.pca import fit_pca
+from jgmm.metrics.likelihood import feature_chunks
 
 
 def load_pixels(data_dir: Path | None) -> tuple[str, np.ndarray]:
@@ -20,11 +21,12 @@ def load_pixels(data_dir: Path | None) -> tuple[str, np.ndarray]:
 
 def codes(pixels: np.ndarray, d: int) -> tuple[np.ndarray, np.ndarray]:
     """The first d codes, float32, as `python -m jgmm.fit` makes them, and the metric of the pixels for k-means."""
-    rotation, _ = fit_pca(pixels, None if d == pixels.shape[1] else d, scale=1 / 127.5, shift=-1.0)
-    return np.asarray(encode(rotation, pixels, "float32")[0]), np.asarray(rotation.code_variances())
+    pca, _ = fit_pca(pixels, None if d == pixels.shape[1] else d, scale=1 / 127.5, shift=-1.0)
+    parts = [np.asarray(pca.encode(x))[:n] for x, n in feature_chunks(pixels, "float32")]
+    return np.concatenate(parts), np.asarray(pca.code_variances())
 
 
-def fit(x: np.ndarray, metric: np.ndarray, family: str, k: int, iterations: int, reg_covar: float) -> em.EMState:
+def fit(x: np.ndarray, metric: np.ndarray, family: str, k: int, iterations: int, reg_covar: float) -> EMState:
     """So many iterations of EM from k-means, with `reg_covar` for the only floor."""
     return run_em(
         jax.random.key(0),
@@ -34,5 +36,5 @@ def fit(x: np.ndarray, metric: np.ndarray, family: str, k: int, iterations: int,
         metric=jnp.asarray(metric),
         max_iter=iterations,
         tol=0.0,
-        prior=Prior(0.0, 1.0, reg_covar, 0.0),
+        floor=Floor(absolute=reg_covar, relative=0.0),
     )

@@ -22,12 +22,12 @@ import optax
 import tyro
 from cifar_codes import codes, load_pixels
 from flax import nnx
-from jgmm.unconstrained import unflatten
 from zuko_layout import parameters, shapes
 
-from jgmm import distribution
-from jgmm.conditional import ConditionalGMM
+from jgmm.conditional import ConditionalGMM, from_vector
+from jgmm.covariance.base import identity_of
 from jgmm.gradient import fit_gradient
+from jgmm.mixture import over_batch
 
 NAMES = {"full": "full", "diagonal": "diag", "spherical": "spherical"}
 
@@ -77,8 +77,8 @@ def compare_densities(options: Options) -> None:
         for name, vector in given.items():
             kind, tied, _ = name.split("-")
             family = ("tied-" if tied == "True" else "") + NAMES[kind]
-            _, make = unflatten(k, d, family.replace("tied-full", "tied"), 1e-6)
-            ours = distribution.over_batch(make, len(batch))(jnp.asarray(to_ours(vector, k, d, kind, tied == "True")))
+            _, make = from_vector(k, d, identity_of(family)(k, d), 1e-6)
+            ours = over_batch(make, len(batch))(jnp.asarray(to_ours(vector, k, d, kind, tied == "True")))
             off = np.abs(np.asarray(ours.log_prob(jnp.asarray(points))) - theirs[name])
             relative = (off / np.abs(theirs[name])).max()
             print(f"| {kind} | {tied} | {batch} | {off.max():.1e} | {relative:.1e} |")

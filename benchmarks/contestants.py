@@ -24,10 +24,10 @@ def jgmm(x: np.ndarray, start: Parameters, iterations: int, reg_covar: float) ->
     import jax
     import jax.numpy as jnp
 
-    from jgmm import em
-    from jgmm.covariance.base import Prior
     from jgmm.covariance.diag import Diag
     from jgmm.covariance.full import Full
+    from jgmm.covariance.prior import Floor
+    from jgmm.em.loop import run_em
     from jgmm.mixture import GMM
 
     data = jax.device_put(x)
@@ -47,7 +47,7 @@ def jgmm(x: np.ndarray, start: Parameters, iterations: int, reg_covar: float) ->
             start=first,
             max_iter=n,
             tol=0.0,
-            prior=Prior(0.0, 1.0, reg_covar, 0.0),
+            floor=Floor(absolute=reg_covar, relative=0.0),
             callback=lambda state: ticks.append(time.perf_counter()),
         )
         return state.gmm

@@ -22,11 +22,11 @@ import numpy as np
 import tyro
 from cifar_codes import codes, load_pixels
 
+import jgmm.covariance.base
 import jgmm.covariance.full
-import jgmm.em.statistics
 import jgmm.numerics.distances
-from jgmm import em, mixture
-from jgmm.covariance.base import Prior
+from jgmm.covariance.prior import Floor
+from jgmm.em.loop import run_em
 from jgmm.mixture import GMM
 
 Product = Callable[[jax.Array, jax.Array], jax.Array]
@@ -74,7 +74,7 @@ PRODUCTS: dict[str, Product] = {
 @contextlib.contextmanager
 def products_by(product: Product) -> Iterator[None]:
     """Every product of EM and of densities by `product`."""
-    modules = (jgmm.numerics.distances, jgmm.covariance.full, jgmm.em.statistics)
+    modules = (jgmm.numerics.distances, jgmm.covariance.full, jgmm.covariance.base)
     kept = [module.matmul for module in modules]
     for module in modules:
         module.matmul = product
@@ -90,12 +90,12 @@ def products_by(product: Product) -> Iterator[None]:
 def main(options: Options) -> None:
     data_name, pixels = load_pixels(options.data_dir)
     x = jnp.asarray(codes(pixels[: options.n], options.d)[0])
-    prior = Prior(0.0, 1.0, options.reg_covar, 0.0)
-    begin = run_em(jax.random.key(0), x, k=options.k, covariance_type="full", max_iter=5, tol=0.0, prior=prior).gmm
+    floor = Floor(absolute=options.reg_covar, relative=0.0)
+    begin = run_em(jax.random.key(0), x, k=options.k, covariance_type="full", max_iter=5, tol=0.0, floor=floor).gmm
 
     def go_on(gmm: GMM, data: jax.Array) -> GMM:
         iterations = options.iterations
-        fitted = run_em(jax.random.key(0), data, k=options.k, start=gmm, max_iter=iterations, tol=0.0, prior=prior)
+        fitted = run_em(jax.random.key(0), data, k=options.k, start=gmm, max_iter=iterations, tol=0.0, floor=floor)
         return fitted.gmm
 
     by: dict[str, tuple[np.ndarray, GMM | None]] = {}

@@ -15,7 +15,7 @@ import numpy as np
 import tyro
 from cifar_codes import codes, load_pixels
 
-from jgmm import em
+from jgmm.em.loop import run_em
 
 
 @dataclass(frozen=True)

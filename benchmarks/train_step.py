@@ -20,7 +20,7 @@ import numpy as np
 import tyro
 from flax import nnx
 
-from train import batches, couplings, step, world
+from train import batches, couplings, setup, step
 from train.config import PRESETS, Config
 
 
@@ -53,33 +53,33 @@ def median_seconds(f: Callable[[], Any], repeats: int) -> float:
 
 def time_step(config: Config, repeats: int) -> float:
     """Seconds of a whole step."""
-    problem = world.build(config)
-    structure, parameters = nnx.split(world.network(config, problem.images.shape, 0))
-    state, index = step.begin(config, parameters), _index(config, problem)
+    made = setup.build(config)
+    structure, parameters = nnx.split(setup.network(config, made.images.shape, 0))
+    state, index = step.begin(config, parameters), _index(config, made)
     whole = jax.jit(step.make_step(config, structure))
-    return median_seconds(lambda: whole(state, problem.world, index, None), repeats)
+    return median_seconds(lambda: whole(state, made.inputs, index, None), repeats)
 
 
 def time_x0(config: Config, repeats: int) -> float:
     """Seconds of drawing x0 for a step's images, with the assignment on the host where there is one."""
-    problem = world.build(config)
-    index, zero = _index(config, problem), jnp.zeros((), jnp.int32)
+    made = setup.build(config)
+    index, zero = _index(config, made), jnp.zeros((), jnp.int32)
     cost = jax.jit(step.make_cost(config))
     keys = step.keys_of(0, zero)
-    batch = step.batch_of(config, problem.world, keys, index)
+    batch = step.batch_of(config, made.inputs, keys, index)
     x0 = jax.jit(lambda w, batch, order: w.coupling.x0(keys.coupling, batch, order))
 
     def run() -> Any:
         order = None
-        if problem.world.coupling.assigned:
-            order = jnp.asarray(couplings.assign(np.asarray(cost(problem.world, zero, index))))
-        return x0(problem.world, batch, order)
+        if made.inputs.coupling.assigned:
+            order = jnp.asarray(couplings.assign(np.asarray(cost(made.inputs, zero, index))))
+        return x0(made.inputs, batch, order)
 
     return median_seconds(run, repeats)
 
 
-def _index(config: Config, problem: world.Problem) -> jax.Array:
-    return jnp.asarray(batches.indices(0, 0, len(problem.images), config.batch_size))
+def _index(config: Config, made: setup.Setup) -> jax.Array:
+    return jnp.asarray(batches.indices(0, 0, len(made.images), config.batch_size))
 
 
 def peak(dtype: str, repeats: int) -> float:
@@ -92,16 +92,16 @@ def peak(dtype: str, repeats: int) -> float:
 
 def speed(config: Config, repeats: int) -> tuple[float, float]:
     """Images a second, and FLOP/s as XLA counts them before it optimizes, of steps that follow one another."""
-    problem = world.build(config)
-    structure, parameters = nnx.split(world.network(config, problem.images.shape, 0))
-    state, index = step.begin(config, parameters), _index(config, problem)
-    lowered = jax.jit(step.make_step(config, structure), donate_argnums=0).lower(state, problem.world, index, None)
+    made = setup.build(config)
+    structure, parameters = nnx.split(setup.network(config, made.images.shape, 0))
+    state, index = step.begin(config, parameters), _index(config, made)
+    lowered = jax.jit(step.make_step(config, structure), donate_argnums=0).lower(state, made.inputs, index, None)
     advance = lowered.compile()
     for i in range(3 + 4 * repeats):
         if i == 3:
             jax.block_until_ready(state)
             begun = time.perf_counter()
-        state, _ = advance(state, problem.world, index, None)
+        state, _ = advance(state, made.inputs, index, None)
     jax.block_until_ready(state)
     seconds = (time.perf_counter() - begun) / (4 * repeats)
     return config.batch_size / seconds, lowered.cost_analysis()["flops"] / seconds

@@ -51,6 +51,13 @@ def pixel_marginal(source: Source, pixels: Sequence[int]) -> GMM:
     few pixels. `GMM.conditional` of it gives some of them given the others.
 
     Raises InputError for a source without a density and pixels that are none of its.
+
+    >>> import jgmm
+    >>> from jgmm import completion
+    >>> from jgmm.encoder.identity import Identity
+    >>> gmm = jgmm.GMM.from_parameters([1.0], [[1.0, 5.0, 0.0]], [4.0])
+    >>> completion.pixel_marginal(jgmm.unnormalized(gmm, Identity(3), (3,)), [2, 0]).means.tolist()
+    [[0.0, 1.0]]
     """
     index = _pixels(source, np.asarray(pixels))
     rows = jax.lax.map(lambda k: _rows(source, index, k), jnp.arange(source.gmm.k))
@@ -72,6 +79,17 @@ def complete_images(
         known: of the shape of an image; neither all nor none.
         draws: samples an image.
     Raises InputError for wrong shapes, a mask that leaves nothing to do, and a source without a density.
+
+    >>> import jax, jgmm
+    >>> import numpy as np
+    >>> from jgmm import completion
+    >>> from jgmm.encoder.identity import Identity
+    >>> gmm = jgmm.GMM.from_parameters([1.0], [[0.0, 0.0]], [[[1.0, 0.5], [0.5, 1.0]]])
+    >>> source = jgmm.unnormalized(gmm, Identity(2), (2,))
+    >>> known = np.array([True, False])
+    >>> x0 = jax.numpy.array([[2.0, 0.0]])
+    >>> completion.complete_images(jax.random.key(0), source, x0, known).mean.tolist()
+    [[2.0, 1.0]]
     """
     check(x0.shape[1:] == source.shape, f"expected images of shape {('n', *source.shape)}, got {x0.shape}.")
     check(x0.shape[0] > 0 and jnp.issubdtype(x0.dtype, jnp.floating), f"expected normalized images, got {x0.dtype}.")

@@ -23,7 +23,7 @@ Rows = tuple[Array | None, Array]
 ADAM = optax.adam(3e-3)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class GradientFit(Generic[M]):
     """A mixture fitted by gradients.
 
@@ -38,6 +38,12 @@ class GradientFit(Generic[M]):
     log_likelihoods: list[float]
     held_out: list[float]
     best: int
+
+    def __repr__(self) -> str:
+        name = type(self.model).__name__
+        score = self.held_out[self.best] if self.held_out else self.log_likelihoods[self.best]
+        judged = "held_out" if self.held_out else "log_likelihood"
+        return f"GradientFit({name}, {judged}={score:.4g}, best={self.best}, epochs={len(self.log_likelihoods)})"
 
 
 def fit_gradient(
@@ -66,6 +72,12 @@ def fit_gradient(
         patience: training ends when so many epochs have not improved the rows kept out; None never ends it early.
     Raises InputError for wrong shapes, NaN or infinite values, contexts where none are meant or none where they are,
     no rows to train on or to keep out, and when the likelihood ceases to be finite.
+
+    >>> import jax, jgmm
+    >>> x = jax.random.normal(jax.random.key(0), (500, 2))
+    >>> start = jgmm.fit_em(0, x, k=2, max_iter=1).gmm
+    >>> jgmm.fit_gradient(jax.random.key(1), start, x, epochs=3)
+    GradientFit(GMM, held_out=-2.814, best=1, epochs=3)
     """
     check(
         hasattr(optimizer, "init") and hasattr(optimizer, "update"),

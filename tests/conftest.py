@@ -28,6 +28,13 @@ with install_import_hook(["jgmm", "train"], "beartype.beartype"):
                 importlib.import_module(module.name)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def no_more_programs_than_memory_maps() -> Iterator[None]:
+    """Forget what a module has compiled: every program holds memory maps, of which a process may have 65,530."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def x64() -> Iterator[None]:
     """The test computes in float64."""

@@ -144,6 +144,13 @@ def load(path: str | Path) -> Any:
     Raises:
         InputError: If the folder is none, was left half-written or by a newer version, or was computed in float64 while
             JAX runs without it.
+
+    >>> import jgmm
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     jgmm.save(folder + "/mixture", jgmm.GMM.from_parameters([1.0], [[0.0, 1.0]], [4.0]))
+    ...     jgmm.load(folder + "/mixture").means.tolist()
+    [[0.0, 1.0]]
     """
     path = Path(path).absolute()
     config = read_config(path)

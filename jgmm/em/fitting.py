@@ -34,6 +34,11 @@ class EMFit:
         history: The objective under the mixture before each iteration: mean nats a row of x.
         converged: Whether the last change of the objective was below `tol`.
         n_iter: How many iterations the best start made.
+
+    >>> import jgmm
+    >>> fit = jgmm.fit_em(0, [[0.0], [0.1], [5.0], [5.2], [5.1]], k=2)
+    >>> fit.gmm.predict([[0.0], [5.0]]).shape
+    (2,)
     """
 
     gmm: GMM

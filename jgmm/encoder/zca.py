@@ -24,10 +24,10 @@ from jgmm.numerics.pytree import pytree
 class ZCA(Encoder):
     """z = W (x − mean), both of them symmetric: W, and `color`, its inverse.
 
-    >>> import numpy as np
-    >>> from jgmm.encoder.zca import ZCA, fit_zca
+    >>> import jax.numpy as jnp, numpy as np
+    >>> from jgmm.encoder.zca import fit_zca
     >>> x = np.random.default_rng(0).normal(size=(500, 3)) @ np.diag([1.0, 2.0, 3.0])
-    >>> z = fit_zca(x, epsilon=0.0).encode(x)
+    >>> z = fit_zca(x, epsilon=0.0).encode(jnp.asarray(x, jnp.float32))
     >>> bool(abs(np.cov(z.T, bias=True) - np.eye(3)).max() < 1e-5)
     True
     """

@@ -1,8 +1,16 @@
 """The exact flow between two Gaussian mixtures: couplings, paths of densities, velocities and transport.
 
-coupling = couple(source, target, plan="optimal", inside="map")
-flow = path(coupling, schedule="linear", smoothing="none")
-u = velocity(flow, t, x)
+>>> import jax, jgmm
+>>> from jgmm import interpolant as ip
+>>> key = jax.random.key(0)
+>>> source = jgmm.GMM.from_parameters([1.0], [[0.0, 0.0]], [1.0], "spherical")
+>>> target = jgmm.GMM.from_parameters([0.5, 0.5], [[-3.0, 0.0], [3.0, 0.0]], [0.25, 0.25], "spherical")
+>>> flow = ip.path(ip.couple(source, target))
+>>> x = jax.numpy.array([[1.0, 0.0]])
+>>> ip.velocity(flow, 0.5, x).shape
+(1, 2)
+
+The examples of this package go on from this one.
 """
 
 from jgmm.interpolant.couplings import Coupling, couple, joint, mw2

@@ -39,6 +39,9 @@ class Coupling:
         means0, means1: m0_l and m1_l.
         law: whether γ² I will be added -> the covariances of the pairs.
         pairs: the components (i, j) of each pair, where it was made of two mixtures.
+
+    >>> ip.couple(source, target).means1.tolist()
+    [[-3.0, 0.0], [3.0, 0.0]]
     """
 
     log_weights: Float[Array, " l"]
@@ -60,6 +63,10 @@ def mw2(source: GMM, target: GMM) -> Optimal:
 
     Delon and Desolneux, A Wasserstein-type distance in the space of Gaussian mixture models, SIAM J. Imaging Sciences,
     2020, proposition 4. Raises InputError for mixtures of different dimension or weights that do not sum to one.
+
+    >>> distance, plan = ip.mw2(source, target)
+    >>> round(distance, 4), plan.tolist()
+    (3.0822, [[0.5, 0.5]])
     """
     check_same_space(source, target)
     cost = _cost(source, target)
@@ -81,6 +88,9 @@ def couple(
         inside: "independent", or "map" for x_1 = m_1 + M (x_0 − m_0) with the optimal M.
     Raises InputError for mixtures of different dimension, weights that do not sum to one, an unknown plan, and a plan
     whose sums are not the weights.
+
+    >>> ip.couple(source, target, plan="optimal", inside="map").pairs.tolist()
+    [[0, 0], [0, 1]]
     """
     check(inside in ("independent", "map"), f"inside must be 'independent' or 'map', got {inside!r}.")
     check_same_space(source, target)
@@ -109,6 +119,10 @@ def joint(
 
     Raises InputError for weights that do not sum to one, shapes that do not agree, and a joint covariance that is not
     symmetric positive semi-definite.
+
+    >>> eye, zero = jax.numpy.eye(2)[None], jax.numpy.zeros((1, 2))
+    >>> ip.joint(jax.numpy.ones(1), zero, zero, eye, 0.5 * eye, eye).means0.shape
+    (1, 2)
     """
     n, d = means0.shape
     given = {"means1": means1.shape, "cov00": cov00.shape, "cov01": cov01.shape, "cov11": cov11.shape}

@@ -45,6 +45,9 @@ class Path:
         means0, means1: the means of x_0 and x_1 in each.
         law: the covariances of each.
         schedule, smoothing: a_t, b_t and γ_t².
+
+    >>> flow.d
+    2
     """
 
     log_weights: Float[Array, " l"]
@@ -67,6 +70,9 @@ def path(coupling: Coupling, schedule: str | Schedule = "linear", smoothing: str
         schedule: a name in `jgmm.registry.SCHEDULES`, or a `Schedule`.
         smoothing: a name in `jgmm.registry.SMOOTHINGS`, or a function t -> γ_t².
     Raises InputError for unknown names, and for functions that miss the conditions at t = 0 and 1.
+
+    >>> ip.path(ip.couple(source, target), schedule="cosine", smoothing="brownian").d
+    2
     """
     smoothing = as_smoothing(smoothing)
     law = coupling.law(smoothing is not none)
@@ -75,44 +81,76 @@ def path(coupling: Coupling, schedule: str | Schedule = "linear", smoothing: str
 
 
 def log_prob(path: Path, t: Times, x: Float[Array, "n d"]) -> Float[Array, " n"]:
-    """log p_t(x_n), in nats. Raises InputError for t outside [0, 1] and points of another dimension."""
+    """log p_t(x_n), in nats. Raises InputError for t outside [0, 1] and points of another dimension.
+
+    >>> print(ip.log_prob(flow, 0.5, x).round(3))
+    [-1.7680001]
+    """
     return _log_prob(path, *_checked(path, t, x))
 
 
 def posterior(path: Path, t: Times, x: Float[Array, "n d"]) -> Float[Array, "n l"]:
-    """α_l(x_n) = p(l | x_t = x_n), rows summing to one. Raises InputError as `log_prob`."""
+    """α_l(x_n) = p(l | x_t = x_n), rows summing to one. Raises InputError as `log_prob`.
+
+    >>> print(ip.posterior(flow, 0.5, x).round(3))
+    [[0. 1.]]
+    """
     return _posterior(path, *_checked(path, t, x))
 
 
 def velocity(path: Path, t: Times, x: Float[Array, "n d"]) -> Float[Array, "n d"]:
-    """u_t(x_n) = E[ẋ_t | x_t = x_n]. Raises InputError as `log_prob`."""
+    """u_t(x_n) = E[ẋ_t | x_t = x_n]. Raises InputError as `log_prob`.
+
+    >>> print(ip.velocity(flow, 0.5, x).round(3))
+    [[3.5990002 0.       ]]
+    """
     return _expectation(path, *_checked(path, t, x), _motion)
 
 
 def expected_source(path: Path, t: Times, x: Float[Array, "n d"]) -> Float[Array, "n d"]:
-    """E[x_0 | x_t = x_n]. Raises InputError as `log_prob`."""
+    """E[x_0 | x_t = x_n]. Raises InputError as `log_prob`.
+
+    >>> print(ip.expected_source(flow, 0.5, x).round(3))
+    [[-0.8  0. ]]
+    """
     return _expectation(path, *_checked(path, t, x), _source)
 
 
 def expected_target(path: Path, t: Times, x: Float[Array, "n d"]) -> Float[Array, "n d"]:
-    """E[x_1 | x_t = x_n]. Raises InputError as `log_prob`."""
+    """E[x_1 | x_t = x_n]. Raises InputError as `log_prob`.
+
+    >>> print(ip.expected_target(flow, 0.5, x).round(3))
+    [[2.8000002 0.       ]]
+    """
     return _expectation(path, *_checked(path, t, x), _target)
 
 
 def score(path: Path, t: Times, x: Float[Array, "n d"]) -> Float[Array, "n d"]:
-    """∇ log p_t(x_n). Raises InputError as `log_prob`."""
+    """∇ log p_t(x_n). Raises InputError as `log_prob`.
+
+    >>> print(ip.score(flow, 0.5, x).round(3))
+    [[1.5990001 0.       ]]
+    """
     return _score(path, *_checked(path, t, x))
 
 
 def drift(path: Path, t: Times, x: Float[Array, "n d"], epsilon: float | Array) -> Float[Array, "n d"]:
     """u_t + ε ∇ log p_t: with diffusion √(2ε) dW its solutions have the densities p_t, forward in time. Backward they
-    follow u_t − ε ∇ log p_t. Raises InputError as `log_prob`."""
+    follow u_t − ε ∇ log p_t. Raises InputError as `log_prob`.
+
+    >>> ip.drift(flow, 0.5, x, epsilon=0.1).shape
+    (1, 2)
+    """
     u, s, _ = fields(path, t, x)
     return u + epsilon * s
 
 
 def divergence(path: Path, t: Times, x: Float[Array, "n d"]) -> Float[Array, " n"]:
-    """div u_t(x_n), in closed form (`fields`). Raises InputError as `log_prob`."""
+    """div u_t(x_n), in closed form (`fields`). Raises InputError as `log_prob`.
+
+    >>> print(ip.divergence(flow, 0.5, x).round(3))
+    [-2.394]
+    """
     return fields(path, t, x).divergence
 
 
@@ -130,6 +168,9 @@ def fields(path: Path, t: Times, x: Float[Array, "n d"]) -> Fields:
         div u = Σ_l α_l [tr(Cov(ẋ_t, x_t | l) C_l⁻¹) + s_l · u_l] − ∇ log p_t · u
 
     Raises InputError as `log_prob`.
+
+    >>> ip.fields(flow, 0.5, x)._fields
+    ('velocity', 'score', 'divergence')
     """
     return _fields(path, *_checked(path, t, x))
 
@@ -140,6 +181,10 @@ def sample(
     """n draws of (x_0, x_1, x_t); t is a number or one for every draw, n is static under jit.
 
     Raises InputError if n < 0 or t is outside [0, 1].
+
+    >>> x0, x1, xt = ip.sample(key, flow, 0.5, 10)
+    >>> xt.shape
+    (10, 2)
     """
     check(n >= 0, f"n must be at least 0, got {n}.")
     return _sample(key, path, check_times(jnp.asarray(t, path.means0.dtype), n), n)

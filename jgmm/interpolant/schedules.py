@@ -30,6 +30,9 @@ class Schedule:
     Attributes:
         a, b: functions of an array of times, element by element.
     Raises InputError unless a_0 = b_1 = 0, a_1 = b_0 = 1, a rises and b falls.
+
+    >>> ip.Schedule(a=lambda t: t**3, b=lambda t: 1 - t**3).a(0.5)
+    0.125
     """
 
     a: OfTime
@@ -46,25 +49,41 @@ class Schedule:
 
 @cache
 def linear() -> Schedule:
-    """a = t, b = 1 − t: straight lines, the conditional path of flow matching (Lipman et al., arXiv 2210.02747)."""
+    """a = t, b = 1 − t: straight lines, the conditional path of flow matching (Lipman et al., arXiv 2210.02747).
+
+    >>> ip.linear().b(0.25)
+    0.75
+    """
     return Schedule(lambda t: t, lambda t: 1 - t)
 
 
 @cache
 def trigonometric() -> Schedule:
-    """a = sin(πt/2), b = cos(πt/2): a² + b² = 1 preserves the variance of independent ends."""
+    """a = sin(πt/2), b = cos(πt/2): a² + b² = 1 preserves the variance of independent ends.
+
+    >>> round(float(ip.trigonometric().a(0.5)), 4)
+    0.7071
+    """
     return Schedule(lambda t: jnp.sin(jnp.pi * t / 2), lambda t: jnp.sin(jnp.pi * (1 - t) / 2))
 
 
 @cache
 def cosine() -> Schedule:
-    """a = sin²(πt/2), b = cos²(πt/2): straight lines that start and end at rest."""
+    """a = sin²(πt/2), b = cos²(πt/2): straight lines that start and end at rest.
+
+    >>> round(float(ip.cosine().a(0.5)), 4)
+    0.5
+    """
     return Schedule(lambda t: jnp.sin(jnp.pi * t / 2) ** 2, lambda t: jnp.sin(jnp.pi * (1 - t) / 2) ** 2)
 
 
 @cache
 def polynomial(n: float = 2.0) -> Schedule:
-    """a = tⁿ, b = 1 − tⁿ, n ≥ 1: straight lines that start at rest."""
+    """a = tⁿ, b = 1 − tⁿ, n ≥ 1: straight lines that start at rest.
+
+    >>> ip.polynomial(2.0).a(0.5)
+    0.25
+    """
     check(n >= 1, f"n must be at least 1, got {n}: with less the velocity is infinite at t = 0.")
     return Schedule(lambda t: t**n, lambda t: 1 - t**n)
 

@@ -65,6 +65,9 @@ class Transported:
     Attributes:
         x: the points at `end`, or at every one of `times`.
         evaluations: how often the velocity was evaluated, for the whole batch.
+
+    >>> ip.transport(flow, x).x.shape
+    (1, 2)
     """
 
     x: Float[Array, "*times n d"]
@@ -109,6 +112,9 @@ def transport(
         times: where the points are kept, in the order of travel; None keeps the last alone.
         scheme: the fields of `Scheme`.
     Raises InputError for unknown solvers, times outside [0, 1] and points of another dimension.
+
+    >>> print(ip.transport(flow, x, solver="euler", steps=20).x.round(3))
+    [[3.1590002 0.       ]]
     """
     _check(path, x, start, end)
     if times is not None:
@@ -123,6 +129,9 @@ def log_likelihood(path: Path, x: Float[Array, "n d"], **scheme: Any) -> Float[A
         log p_1(x) = log p_0(x_0) − ∫_0^1 div u_t(x_t) dt
 
     It differs from `log_prob(path, 1, x)` by the error of the solver alone. Raises as `transport`.
+
+    >>> print(ip.log_likelihood(flow, x).round(3))
+    [-9.145]
     """
     _check(path, x, 0.0, 1.0)
     (x0, volume), _ = _flow(path, x, 1.0, 0.0, None, Scheme(**scheme), True)
@@ -183,6 +192,9 @@ def diffuse(
     backward, by `steps` equal steps of the Euler-Maruyama scheme.
 
     Raises InputError for ε < 0, steps < 1, times outside [0, 1] and points of another dimension.
+
+    >>> ip.diffuse(key, flow, x, epsilon=0.1, steps=10).shape
+    (1, 2)
     """
     check(epsilon >= 0, f"epsilon must be at least 0, got {epsilon}.")
     check(steps >= 1, f"steps must be at least 1, got {steps}.")
