@@ -30,8 +30,8 @@ class GradientFit(Generic[M]):
     Attributes:
         model: of the kind that was given, as it was after the best epoch.
         log_likelihoods: mean nats a row of every epoch's batches, while they were trained on.
-        held_out: mean nats a row of the rows kept out, after every epoch; empty where there are none.
-        best: the epoch of `model`, from 0: the best on the rows kept out, or else the last.
+        held_out: mean nats a row of the rows held out, after every epoch; empty where there are none.
+        best: the epoch of `model`, from 0: the best on the rows held out, or else the last.
     """
 
     model: M
@@ -68,8 +68,8 @@ def fit_gradient(
         x, context: features and, for a conditional mixture, contexts, row by row.
         optimizer: any of optax. It sees the negative log-likelihood, mean nats a row of the batch.
         batch_size: rows a step; at most all of them.
-        holdout: share of the rows kept out of training and evaluated after every epoch; 0 for none.
-        patience: training ends when so many epochs have not improved the rows kept out; None never ends it early.
+        holdout: share of the rows held out of training and evaluated after every epoch; 0 for none.
+        patience: training ends when so many epochs have not improved the rows held out; None never ends it early.
     Raises InputError for wrong shapes, NaN or infinite values, contexts where none are meant or none where they are,
     no rows to train on or to keep out, and when the likelihood ceases to be finite.
 

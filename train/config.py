@@ -26,98 +26,98 @@ class Config:
     """Train a flow from a source to images."""
 
     preset: Literal["cifar10", "tiny"] = "cifar10"
-    """Defaults of all that follows."""
+    """The named set of defaults for all options that follow."""
     out: Path | None = None
-    """Run folder [default: runs/flow-<dataset>-<source>-<coupling>, and the space and preset if not the default]."""
+    """The run folder [default: runs/flow-<dataset>-<source>-<coupling>, and the space and preset if not default]."""
     resume: bool = False
     """Go on with the training in the run folder, with its own options."""
 
     dataset: Annotated[str, one_of(DATASETS)] = "cifar10"
-    """Data set."""
+    """The data set to train on."""
     data: Path | None = None
-    """Your own images instead: a .npy or .npz file [N, H, W, C], uint8, or floating point as it is."""
+    """A file of your own images instead: .npy or .npz, of shape [N, H, W, C]; floating point is taken as it is."""
     data_dir: Path | None = None
-    """Folder with the CIFAR-10 files [default: $JGMM_DATA, then TensorFlow Datasets]."""
+    """The folder that holds the CIFAR-10 files [default: $JGMM_DATA, then TensorFlow Datasets]."""
     flips: bool = True
     """Mirror half of the images."""
     conditional: bool = False
     """Condition on the labels of the images."""
     label_dropout: float = 0.1
-    """How often a label is withheld, so that samples can be guided."""
+    """The probability that a label is withheld, so that samples can be guided."""
 
     source: str = "gaussian"
-    """Where x0 comes from: gaussian, mle (one Gaussian fitted to the images), or a run folder of jgmm.fit."""
+    """The source of x0: gaussian, mle (one Gaussian fitted to the images), or a run folder of jgmm.fit."""
     norm_align: bool = False
     """Scale x0 to the mean norm of the images."""
     coupling: Annotated[str, one_of(COUPLINGS)] = "independent"
-    """Which x0 goes with which image: any; an assignment of least cost in the batch; one from the image's component."""
+    """The coupling of x0 with images: any, an assignment of least cost in the batch, or by the image's component."""
     rho: float = 0.0
-    """With --coupling component: how much of the image's own place in the component x0 keeps, from 0 to 1."""
+    """The share of the image's own place in its component that x0 keeps, from 0 to 1; for --coupling component."""
     space: Annotated[str, one_of(SPACES)] = "pixel"
-    """Where the flow runs: on pixels, or on whitened images V diag(1/√(e + ε)) Vᵀ (x − mean)."""
+    """The space the flow runs in: pixels, or whitened images V diag(1/√(e + ε)) Vᵀ (x − mean)."""
     zca_epsilon: float = 1e-3
-    """ε of that, in squared pixels in [-1, 1]."""
+    """The number ε of --space zca, in squared units of pixels in [-1, 1]."""
 
     base: int = 128
-    """Channels of the first level of the U-Net."""
+    """The number of channels of the first level of the U-Net."""
     multipliers: tuple[int, ...] = (1, 2, 2, 2)
-    """Channels of every level, in units of it."""
+    """The number of channels of every level, in units of --base."""
     blocks: int = 2
-    """Residual blocks a level."""
+    """The number of residual blocks per level."""
     attention: tuple[int, ...] = (16,)
-    """Heights of the image at which there is self-attention; those that no level has are passed over."""
+    """The heights of the image at which there is self-attention; those that no level has are passed over."""
     head_channels: int = 64
-    """Channels of an attention head."""
+    """The number of channels per attention head."""
     dropout: float = 0.1
-    """Its rate."""
+    """The dropout rate of the residual blocks."""
     time_scale: float = 1.0
-    """What t is multiplied by before its cosines are taken."""
+    """The factor of t in its cosine embedding."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the computation; parameters are float32."""
+    """The floating-point type of the computation; parameters are float32."""
     remat: bool = False
-    """Compute activations again in the backward pass, to save memory."""
+    """Compute activations again in the backward pass (rematerialization), to save memory."""
 
     steps: int = 400_000
-    """Training steps."""
+    """The number of training steps."""
     batch_size: int = 128
-    """Images a step, over all devices."""
+    """The number of images per step, over all devices."""
     accumulate: int = 1
-    """Parts that a batch is worked off in, one after the other."""
+    """The number of parts whose gradients are accumulated into one step."""
     learning_rate: float = 2e-4
-    """Of Adam, after the warm-up."""
+    """The learning rate of Adam after the warm-up."""
     warmup: int = 5000
-    """Steps in which it rises from 0."""
+    """The number of steps in which the learning rate rises from 0."""
     clip: float = 1.0
-    """Largest norm of the gradient."""
+    """The norm that gradients are clipped to."""
     ema: float = 0.9999
-    """Decay of the averaged parameters that samples are drawn with."""
+    """The decay of the averaged parameters that samples are drawn with."""
     ema_warmup: bool = False
     """Let the average forget faster at first: decay (1 + step) / (10 + step)."""
     times: Literal["uniform", "logit-normal"] = "uniform"
-    """How t is drawn (logit-normal: Esser et al., arXiv 2403.03206)."""
+    """The distribution of t (logit-normal: Esser et al., arXiv 2403.03206)."""
     fsdp: bool = False
-    """Spread parameters, averages and the optimizer over the devices as well as the batch."""
+    """Shard parameters, averages and the optimizer over the devices, and not only the batch."""
     distributed: bool = False
     """Join the other processes of a TPU pod or a SLURM job, or those at $JAX_COORDINATOR_ADDRESS."""
     seed: int = 0
-    """Of everything random."""
+    """The seed of all random numbers."""
 
     log_every: int = 100
-    """Steps between lines of metrics.jsonl."""
+    """The number of steps between lines of metrics.jsonl."""
     save_every: int = 5000
-    """Steps between checkpoints."""
+    """The number of steps between checkpoints."""
     keep_last: int = 2
-    """Checkpoints kept."""
+    """The number of newest checkpoints that are kept."""
     keep_every: int = 100_000
-    """Checkpoints at multiples of this are kept as well."""
+    """The number of steps between checkpoints that are kept as well."""
     sample_every: int = 20_000
-    """Steps between grids of samples from fixed noise."""
+    """The number of steps between grids of samples from fixed noise."""
     n_samples: int = 64
-    """Images in a grid."""
+    """The number of images in a grid."""
     solver: Annotated[str, one_of(SOLVERS)] = "euler"
-    """Of the flow, for the grids."""
+    """The solver of the flow for the grids."""
     nfe: int = 20
-    """Evaluations of the network for a grid; dopri5 chooses its own."""
+    """The number of evaluations of the network for a grid; dopri5 chooses its own."""
 
     @property
     def run_folder(self) -> Path:

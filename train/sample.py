@@ -23,35 +23,35 @@ class Options:
     """Draw images from a trained flow."""
 
     run: tyro.conf.Positional[Path]
-    """Run folder written by `python -m train`."""
+    """The run folder, written by `python -m train`."""
     n: int = 64
-    """Number of images."""
+    """The number of images."""
     solver: Annotated[str, one_of(SOLVERS)] = "euler"
-    """Of the flow."""
+    """The solver of the flow."""
     nfe: int = 100
-    """Evaluations of the velocity; dopri5 chooses its own."""
+    """The number of evaluations of the velocity; dopri5 chooses its own."""
     guidance: float = 1.0
-    """1 follows the label, more exaggerates it, 0 ignores it; for conditional flows."""
+    """The strength of classifier-free guidance: 1 follows the label, more exaggerates it, 0 ignores it."""
     label: int | None = None
-    """Of all images [default: each label in turn]."""
+    """The label of all images [default: each label in turn]."""
     prune: bool = False
     """Reject draws of x0 along directions in which no image lies."""
     parameters: Literal["average", "last"] = "average"
-    """The running average of the parameters, or those of the last step."""
+    """The parameters to use: their running average, or those of the last step."""
     step: int | None = None
-    """Of the checkpoint [default: the newest]."""
+    """The step of the checkpoint [default: the newest]."""
     batch_size: int = 256
-    """Images at a time; the draws depend on it."""
+    """The number of images drawn at a time; the draws depend on it."""
     out: Path | None = None
-    """The picture [default: grid.png, unless --npz is given]."""
+    """The picture to write [default: grid.png, unless --npz is given]."""
     npz: Path | None = None
-    """Write the images, [-1, 1], and the x0 they came from."""
+    """The array file to write: the images, in [-1, 1], and the x0 they came from."""
     trajectory: Path | None = None
-    """Also draw the way of eight images from noise, as this picture."""
+    """The picture to write of the way of eight images from noise."""
     data_dir: Path | None = None
-    """For --prune, which reads the images: the folder with the CIFAR-10 files, if it has moved."""
+    """The folder that holds the CIFAR-10 files, if it has moved; --prune reads the images."""
     seed: int = 0
-    """Of the draw."""
+    """The seed of the draw."""
 
 
 def main(args: Sequence[str] | None = None) -> None:

@@ -48,8 +48,7 @@ class Common:
     reg_covar: float = 1e-6
     """The number added to every variance."""
     relative_floor: float | None = None
-    """The share of its mean variance added to the variances of a full covariance; 0 is as in scikit-learn [default: D
-    times the epsilon of the dtype]."""
+    """The share of its mean variance added to a full covariance; 0 is as in scikit-learn [default: D eps]."""
     prior_strength: float = 0.0
     """The number of observations that a prior towards the variance of the data is worth; 0 is maximum likelihood."""
     chunk_size: int | None = None
@@ -184,7 +183,7 @@ class SweepOptions(Common, _Grid):
             COVARIANCES.canonical(name)
         CRITERIA.canonical(self.criterion)
         check(len(self.covariance_type) > 0, "--covariance-type expects at least one family.")
-        check(self.holdout > 0, "--holdout must be above 0: a sweep compares fits on data kept out of them.")
+        check(self.holdout > 0, "--holdout must be above 0: a sweep compares fits on data held out of them.")
 
     def at(self, k: int, covariance_type: str) -> Options:
         """The options of one fit, which is written to the subfolder `best` if it is the best."""

@@ -107,7 +107,7 @@ def posteriors(file: FilePath, path: Path, times: Sequence[float] = TIMES) -> No
         alpha = np.asarray(posterior(path, t, grid))
         log_density = np.asarray(log_prob(path, t, grid))
         shade = np.clip(1 + (log_density - log_density.max()) / 8, 0, 1)[:, None]
-        window.show(axes, 1 - shade + shade * (alpha @ colors))
+        window.show(axes, np.clip(1 - shade + shade * (alpha @ colors), 0, 1))
         axes.set_title(f"t = {t:g}")
     figure.savefig(file)
 
