@@ -19,6 +19,7 @@ import numpy as np
 from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from jgmm.covariance.base import component_of
 from jgmm.covariance.full import Full
 from jgmm.encoder.base import decode_means
 from jgmm.errors import check
@@ -50,7 +51,8 @@ def pixel_marginal(source: Source, pixels: Sequence[int]) -> GMM:
     """The mixture of some entries of the flattened x0, with full covariances, K matrices of their number squared: for
     few pixels. `GMM.conditional` of it gives some of them given the others.
 
-    Raises InputError for a source without a density and pixels that are none of its.
+    Raises:
+        InputError: For a source without a density and pixels that are none of its.
 
     >>> import jgmm
     >>> from jgmm import completion
@@ -78,7 +80,8 @@ def complete_images(
         x0: [n, *shape]; what it holds at unknown pixels is not read.
         known: of the shape of an image; neither all nor none.
         draws: samples an image.
-    Raises InputError for wrong shapes, a mask that leaves nothing to do, and a source without a density.
+    Raises:
+        InputError: For wrong shapes, a mask that leaves nothing to do, and a source without a density.
 
     >>> import jax, jgmm
     >>> import numpy as np
@@ -162,7 +165,7 @@ def _given(
 def _rows(source: Source, index: Int[Array, " a"], k: Array) -> Float[Array, "a l"]:
     """J F_k: how the chosen pixels of x0 depend on standard normal numbers in component k."""
     jacobian = source.encoder.jacobian(index) / _std(source)[index][:, None]
-    covariance = jax.tree.map(lambda leaf: leaf[jnp.minimum(k, leaf.shape[0] - 1)][None], source.gmm.covariance)
+    covariance = component_of(source.gmm.covariance, k)
     codes, residual = jnp.split(jacobian, [source.gmm.d], axis=1)
     if covariance.axis_aligned:
         codes = codes * jnp.sqrt(covariance.variance())

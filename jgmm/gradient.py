@@ -70,8 +70,9 @@ def fit_gradient(
         batch_size: rows a step; at most all of them.
         holdout: share of the rows held out of training and evaluated after every epoch; 0 for none.
         patience: training ends when so many epochs have not improved the rows held out; None never ends it early.
-    Raises InputError for wrong shapes, NaN or infinite values, contexts where none are meant or none where they are,
-    no rows to train on or to keep out, and when the likelihood ceases to be finite.
+    Raises:
+        InputError: For wrong shapes, NaN or infinite values, contexts where none are meant or none where they are, no
+            rows to train on or to keep out, and when the likelihood ceases to be finite.
 
     >>> import jax, jgmm
     >>> x = jax.random.normal(jax.random.key(0), (500, 2))

@@ -388,7 +388,7 @@ def _sample(key: PRNGKeyArray, gmm: GMM, shape: tuple[int, ...], component: Any)
 def _sample_one(key: PRNGKeyArray, gmm: GMM, n: int, component: int | Array | None) -> tuple[Array, Array]:
     key_component, key_noise = jax.random.split(key)
     if component is None:  # by inversion of the cumulative weights
-        edges = jnp.cumsum(jnp.exp(gmm.log_weights))
+        edges = jnp.cumsum(gmm.weights)
         u = jax.random.uniform(key_component, (n,), gmm.means.dtype) * edges[-1]
         k = jnp.minimum(jnp.searchsorted(edges, u, side="right"), gmm.k - 1).astype(jnp.int32)
     else:
@@ -399,14 +399,14 @@ def _sample_one(key: PRNGKeyArray, gmm: GMM, n: int, component: int | Array | No
 
 @jax.jit
 def _mean(gmm: GMM) -> Array:
-    return over_batch(lambda g: matmul(jnp.exp(g.log_weights), g.means), len(gmm.batch_shape))(gmm)
+    return over_batch(lambda g: matmul(g.weights, g.means), len(gmm.batch_shape))(gmm)
 
 
 @jax.jit
 def _variance(gmm: GMM) -> Array:
     def single(gmm: GMM) -> Array:
         spread = gmm.covariance.variance() + (gmm.means - _mean(gmm)[None]) ** 2
-        return matmul(jnp.exp(gmm.log_weights), spread)
+        return matmul(gmm.weights, spread)
 
     return over_batch(single, len(gmm.batch_shape))(gmm)
 
@@ -414,7 +414,7 @@ def _variance(gmm: GMM) -> Array:
 @jax.jit
 def _covariance_matrix(gmm: GMM) -> Array:
     def single(gmm: GMM) -> Array:
-        w, off = jnp.exp(gmm.log_weights), gmm.means - _mean(gmm)[None]
+        w, off = gmm.weights, gmm.means - _mean(gmm)[None]
         within = jnp.broadcast_to(gmm.covariance.dense(), (gmm.k, gmm.d, gmm.d))
         return (w[:, None, None] * within).sum(axis=0) + matmul((w[:, None] * off).T, off)
 
@@ -433,7 +433,7 @@ def _cdf(gmm: GMM, x: Array) -> Array:
     x = x.reshape(*[1] * (gmm.means.ndim - 1 - x.ndim), *x.shape)[..., None, :]
     lead = (None,) * (x.ndim - gmm.means.ndim)
     below = jax.scipy.special.ndtr((x - gmm.means[lead]) / scales[lead])
-    return (jnp.exp(gmm.log_weights)[..., None][lead] * below).sum(axis=-2)
+    return (gmm.weights[..., None][lead] * below).sum(axis=-2)
 
 
 @jax.jit

@@ -37,7 +37,8 @@ class Registry(Mapping[str, Any]):
     def resolve(self, choice: Any) -> Any:
         """The object that a name stands for; anything but a string is taken as the object itself.
 
-        Raises InputError for an unknown name, and for an object that cannot be called.
+        Raises:
+            InputError: For an unknown name, and for an object that cannot be called.
         """
         if isinstance(choice, str):
             return self[choice]

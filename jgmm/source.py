@@ -205,7 +205,8 @@ def normalize(source: Source, kind: str = "channel", *, samples: tuple[PRNGKeyAr
 def sampled_moments(source: Source, key: PRNGKeyArray, n: int, batch_size: int) -> tuple[Array, Array]:
     """The mean and variance of every pixel over n draws, as the reference script estimates them.
 
-    Raises InputError unless n ≥ 2 and batch_size ≥ 1.
+    Raises:
+        InputError: Unless n ≥ 2 and batch_size ≥ 1.
     """
     if n < 2 or batch_size < 1:
         raise InputError(f"expected samples=(key, n, batch_size) with n ≥ 2 and batch_size ≥ 1, got {n}, {batch_size}.")

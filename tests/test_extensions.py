@@ -221,4 +221,4 @@ def test_a_source_and_a_coupling_of_ones_own(registered, tmp_path):
     with np.load(tmp_path / "x.npz") as found:
         assert found["x0"].shape == (8, 8, 8, 1)
         assert np.abs(found["x0"]).max() <= 3**0.5
-    assert runs.kept_base(tmp_path / "run").source.shape == (8, 8, 1)
+    assert runs.kept_base(tmp_path / "run", runs.read(tmp_path / "run")).source.shape == (8, 8, 1)

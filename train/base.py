@@ -66,7 +66,8 @@ def save(folder: Path, base: Base) -> None:
 def load(folder: Path, content: dict[str, Any], config: Config) -> Base:
     """What `save` wrote; `content` is the config.json of the run.
 
-    Raises InputError for a file that is missing or damaged, and a source that is not registered.
+    Raises:
+        InputError: For a file that is missing or damaged, and a source that is not registered.
     """
     named = "base" in content
     if named:

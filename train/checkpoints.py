@@ -1,7 +1,6 @@
 """Training states on disk, with orbax: saved in the background, the newest and some older ones kept."""
 
 import contextlib
-import logging
 from dataclasses import fields
 from pathlib import Path
 from types import TracebackType
@@ -11,6 +10,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from jgmm.checkpoint.arrays import quiet
 from jgmm.errors import InputError, check
 
 FOLDER = "checkpoints"
@@ -21,23 +21,27 @@ class Checkpoints:
 
     def __init__(self, run: Path, keep_last: int = 1, keep_every: int | None = None):
         self.folder = run.absolute() / FOLDER
-        for name in ("absl", "asyncio"):  # what orbax's threads log, with tracebacks, `save` and `wait` raise
-            logging.getLogger(name).setLevel(logging.CRITICAL)
+        # What orbax's threads log, with tracebacks, `save` and `wait` raise.
+        self.silence = quiet("absl", "asyncio")
         options = ocp.CheckpointManagerOptions(max_to_keep=keep_last, keep_period=keep_every, create=True)
         self.manager = ocp.CheckpointManager(
             self.folder, options=options, item_handlers=ocp.StandardCheckpointHandler()
         )
 
     def __enter__(self) -> "Checkpoints":
+        self.silence.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is None:
-            self.wait()
-        with contextlib.nullcontext() if error is None else contextlib.suppress(Exception):
-            self.manager.close()  # which raises what its threads raised, once more
+        try:
+            if error is None:
+                self.wait()
+            with contextlib.nullcontext() if error is None else contextlib.suppress(Exception):
+                self.manager.close()  # which raises what its threads raised, once more
+        finally:
+            self.silence.__exit__(kind, error, trace)
 
     @property
     def steps(self) -> list[int]:
@@ -63,7 +67,8 @@ class Checkpoints:
     def load(self, target: Any, step: int | None = None) -> Any:
         """The newest state, or that of a step, of the structure, and on the devices, of `target`.
 
-        Raises InputError if there is none, and if it is of another network: the first parameter that differs is named.
+        Raises:
+            InputError: If there is none, and if it is of another network: the first parameter that differs is named.
         """
         check(bool(self.steps), f"{self.folder} holds no checkpoint: the training was interrupted before its first.")
         step = self.steps[-1] if step is None else step

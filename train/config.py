@@ -7,13 +7,13 @@ and a minibatch assignment (`--coupling ot`) it is published to reach an FID of 
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from math import inf
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from jgmm.commands import cli
-from jgmm.commands.options import at_least, one_of
+from jgmm.commands.options import at_least, one_of, to_json
 from jgmm.errors import check
 from jgmm.registry import DATASETS, SOLVERS
 from train.registry import COUPLINGS, SPACES
@@ -158,7 +158,7 @@ class Config:
 
     def to_json(self) -> dict[str, object]:
         """The options as JSON values."""
-        return {name: str(v) if isinstance(v, Path) else v for name, v in asdict(self).items() if name != "resume"}
+        return to_json(self)
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Config":
@@ -225,7 +225,8 @@ def parse(args: Sequence[str]) -> Config:
 def resumed(args: Sequence[str], kept: Config) -> Config:
     """The options to resume with: those of the interrupted run, and what of the command line may differ from them.
 
-    Raises InputError for a flag that is given and differs.
+    Raises:
+        InputError: For a flag that is given and differs.
     """
     given = cli.parse(Config, prog=PROG, args=args, default=kept)
     differing = kept.difference(given)

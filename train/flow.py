@@ -28,10 +28,12 @@ class Flow(NamedTuple):
 def load(run: Path, parameters: str = "average", step: int | None = None) -> Flow:
     """The flow of a run folder, from its newest checkpoint or that of a step, with averaged or last parameters.
 
-    Raises InputError if the folder holds none, is damaged, or the checkpoint is of another network.
+    Raises:
+        InputError: If the folder holds none, is damaged, or the checkpoint is of another network.
     """
-    content, config = runs.read(run), runs.kept_config(run)
-    space, source = runs.kept_base(run)
+    content = runs.read(run)
+    config = runs.config_of(run, content)
+    space, source = runs.kept_base(run, content)
     shape, classes = tuple(content["shape"]), content["classes"]
     structure, blank = nnx.split(nnx.eval_shape(lambda: setup.network(config, shape, classes)))
     target = jax.eval_shape(lambda p: steps.begin(config, p), blank)

@@ -31,7 +31,8 @@ def train(config: Config) -> None:
     """Train as the options say, from the beginning or from the newest checkpoint.
 
     SIGTERM, and Ctrl-C, which then raises KeyboardInterrupt, save first.
-    Raises InputError for bad input, when the loss is no longer finite, and when the disk is full.
+    Raises:
+        InputError: For bad input, when the loss is no longer finite, and when the disk is full.
     """
     try:
         asked = _train(config)

@@ -56,14 +56,19 @@ def read(folder: Path) -> dict[str, Any]:
     return content
 
 
+def config_of(folder: Path, content: dict[str, Any]) -> Config:
+    """The options of a training that is there, to go on with; `content` is what `read` gives."""
+    return replace(Config.from_json(content["config"]), out=folder)
+
+
 def kept_config(folder: Path) -> Config:
-    """The options of a training that is there, to go on with."""
-    return replace(Config.from_json(read(folder)["config"]), out=folder)
+    """The same, read from the folder."""
+    return config_of(folder, read(folder))
 
 
-def kept_base(folder: Path) -> Base:
+def kept_base(folder: Path, content: dict[str, Any]) -> Base:
     """Where its flow runs and starts."""
-    return base.load(folder, read(folder), kept_config(folder))
+    return base.load(folder, content, config_of(folder, content))
 
 
 def check_same_data(folder: Path, images: Images) -> None:

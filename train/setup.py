@@ -55,7 +55,8 @@ def load_images(config: Config) -> Images:
 def build(config: Config) -> Setup:
     """Everything but the network; the base of a resumed run is the one it began with.
 
-    Raises InputError for options that do not fit the data, and for other data than those of a resumed run.
+    Raises:
+        InputError: For options that do not fit the data, and for other data than those of a resumed run.
     """
     images = load_images(config)
     labels = _labels(images) if config.conditional else None
@@ -63,7 +64,7 @@ def build(config: Config) -> Setup:
     check(len(images) >= config.batch_size, f"{len(images)} images are fewer than --batch-size {config.batch_size}.")
     if config.resume:
         runs.check_same_data(config.run_folder, images)
-        start = runs.kept_base(config.run_folder)
+        start = runs.kept_base(config.run_folder, runs.read(config.run_folder))
     else:
         start = base.build(config, images)
     coupling = couplings.build(config, images, start.source)

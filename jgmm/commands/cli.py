@@ -22,7 +22,8 @@ T = TypeVar("T")
 def parse(options: type[T], *, prog: str, args: Sequence[str] | None = None, default: T | None = None) -> T:
     """The options of a command line; those not given are `default`'s. --version prints it and ends.
 
-    Raises InputError for an unknown flag.
+    Raises:
+        InputError: For an unknown flag.
     """
     args = sys.argv[1:] if args is None else args
     show_version(args)

@@ -44,7 +44,8 @@ METRICS = "metrics.jsonl"
 def run(options: Options) -> None:
     """Fit as the options say and write the run folder.
 
-    Raises InputError for bad input, and then leaves nothing behind; once a fit is done nothing takes it back.
+    Raises:
+        InputError: For bad input, and then leaves nothing behind; once a fit is done nothing takes it back.
     """
     begun = time.perf_counter()
     folder = options.run_folder

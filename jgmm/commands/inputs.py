@@ -49,7 +49,8 @@ def images_for(
     """The images that a run is to be asked about: a file, a data set, or, with neither, its own: those held out of the
     fit if there are any, else the training images.
 
-    Raises InputError if the run's own data are not what they were.
+    Raises:
+        InputError: If the run's own data are not what they were.
     """
     if data is not None:
         return arrays.load(data)

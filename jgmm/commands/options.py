@@ -130,8 +130,7 @@ class Options(Common, _Mixture):
 
     def to_json(self) -> dict[str, object]:
         """The options as JSON values."""
-        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "resume"}
-        return {name: str(v) if isinstance(v, Path) else v for name, v in values.items()}
+        return to_json(self)
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Options":
@@ -189,6 +188,12 @@ class SweepOptions(Common, _Grid):
         """The options of one fit, which is written to the subfolder `best` if it is the best."""
         shared = {f.name: getattr(self, f.name) for f in fields(Common)}
         return Options(**shared, k=k, covariance_type=covariance_type, out=self.folder / "best")
+
+
+def to_json(options: Any) -> dict[str, object]:
+    """The fields of a dataclass of options but `resume`, as JSON values."""
+    values = {f.name: getattr(options, f.name) for f in fields(options) if f.name != "resume"}
+    return {name: str(v) if isinstance(v, Path) else v for name, v in values.items()}
 
 
 def _dashed(name: str) -> str:

@@ -149,7 +149,8 @@ class Covariance(abc.ABC):
     def parameter(self) -> Array:
         """Σ_k as scikit-learn writes it for this family: [K, D, D], [K, D] or [K], or without K where it is shared.
 
-        Raises InputError for a family that has no such form.
+        Raises:
+            InputError: For a family that has no such form.
         """
         raise InputError(f"{self.name} covariances have no parameters in scikit-learn's form: use dense().")
 
@@ -220,6 +221,11 @@ def identity_of(family: Family) -> Callable[..., Covariance]:
     """identity(k, d, dtype) of a family given by name, class or function. Raises InputError for an unknown name."""
     found = COVARIANCES.resolve(family)
     return getattr(found, "identity", found)
+
+
+def component_of(covariance: Covariance, k: Array) -> Covariance:
+    """Σ_k of one component, as a covariance of its own: leaves lead with K, or with 1 for all."""
+    return jax.tree.map(lambda leaf: leaf[jnp.minimum(k, leaf.shape[0] - 1)][None], covariance)
 
 
 # Logarithms of scales beyond this count as this: exp(30) is 1e13, whose square float32 still holds.

@@ -11,6 +11,7 @@ __all__ = ["Images", "is_image", "load", "rescale", "to_features"]
 def load(name: str, data_dir: str | Path | None = None) -> Images:
     """The training split of a data set by name. `data_dir` is for those that are read from disk.
 
-    Raises InputError for an unknown name, and where the data are missing or damaged.
+    Raises:
+        InputError: For an unknown name, and where the data are missing or damaged.
     """
     return DATASETS[name](None if data_dir is None else Path(data_dir))

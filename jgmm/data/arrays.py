@@ -15,7 +15,8 @@ def load(path: Path) -> Images:
     """The array of a .npy file, or of a .npz file: its only one, or the one named as in KEYS; `labels` beside it.
 
     uint8 is read as pixels; floating point is taken as it is. Object arrays are refused, never unpickled.
-    Raises InputError for a missing or unreadable file, a wrong shape or dtype, and NaN or infinite values.
+    Raises:
+        InputError: For a missing or unreadable file, a wrong shape or dtype, and NaN or infinite values.
     """
     check(path.is_file(), f"no file at {path}. --data expects a .npy or .npz file.")
     try:

@@ -27,7 +27,8 @@ PYTHON = [f"data_batch_{i}" for i in range(1, 6)]
 def load(data_dir: Path | None = None) -> Images:
     """The training images, uint8 [50000, 32, 32, 3], in the order of the official files.
 
-    Raises InputError if they are nowhere to be found, or a file is damaged (with its name and size).
+    Raises:
+        InputError: If they are nowhere to be found, or a file is damaged (with its name and size).
     """
     if data_dir is not None:
         check(data_dir.is_dir(), f"the data directory {data_dir} does not exist or is not a directory.")

@@ -71,7 +71,8 @@ class Images:
     def with_mirror_images(self) -> "Images":
         """The examples followed by the mirror image of each: exactly twice as many.
 
-        Raises InputError if the examples are not images [H, W, C].
+        Raises:
+            InputError: If the examples are not images [H, W, C].
         """
         check(len(self.shape) == 3, f"only images [N, H, W, C] have mirror images, got {self.pixels.shape}.")
         pixels = np.concatenate([self.pixels, self.pixels[:, :, ::-1]])

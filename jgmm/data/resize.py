@@ -13,7 +13,8 @@ def resize(images: Images, shape: tuple[int, ...]) -> Images:
     """8-bit images [N, H, W, C] brought to `shape` (H, W, C): bilinear in size, gray repeated over three channels,
     colors reduced to luma (ITU-R BT.601) for one.
 
-    Raises InputError for anything but 8-bit images with one or three channels.
+    Raises:
+        InputError: For anything but 8-bit images with one or three channels.
     """
     if images.shape == shape:
         return images

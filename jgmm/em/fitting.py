@@ -161,7 +161,8 @@ def as_key(key: Any) -> PRNGKeyArray:
 def as_rows(x: ArrayLike) -> Float[Array, "n d"]:
     """A table of finite numbers, in float32, or in float64 where x is and JAX has it enabled.
 
-    Raises InputError for anything else.
+    Raises:
+        InputError: For anything else.
     """
     try:
         rows = jnp.asarray(x)

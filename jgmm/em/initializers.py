@@ -31,7 +31,8 @@ def centers(
 ) -> Float[Array, "k d"]:
     """k starting centers by an initializer: a name in `jgmm.registry.INITIALIZERS`, or a function.
 
-    Raises InputError for an unknown name, and for a function that returns another shape.
+    Raises:
+        InputError: For an unknown name, and for a function that returns another shape.
     """
     metric = jnp.ones(x.shape[1], x.dtype) if metric is None else metric
     found = INITIALIZERS.resolve(init)(key, x, k, metric)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jgmm.numerics.chunking import fold_chunks, sum_chunks
-from jgmm.numerics.pytree import pytree
+from jgmm.numerics.pytree import pytree, zeros_of
 
 # A pytree of arrays that adds, with all zeros for its zero.
 S = TypeVar("S", bound=Any)
@@ -85,8 +85,7 @@ class RowsInMemory(Rows):
             return total + found, jax.lax.dynamic_update_slice_in_dim(state, known, start, axis=1)
 
         one = self.x[:1]
-        shapes = jax.eval_shape(lambda: f(one, one[:, 0], state[:, :1])[0])
-        zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+        zero = zeros_of(lambda: f(one, one[:, 0], state[:, :1])[0])
         return fold_chunks(chunk, (zero, state), self.x, self.asked or chunk_size)
 
 

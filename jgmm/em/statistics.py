@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jgmm.covariance.base import Covariance
+from jgmm.covariance.base import Covariance, component_of
 from jgmm.em.tiles import ChosenPairs, in_tiles
 from jgmm.mixture import GMM
 from jgmm.numerics.chunking import sum_chunks
 from jgmm.numerics.distances import first_moments
-from jgmm.numerics.pytree import Additive, pytree
+from jgmm.numerics.pytree import Additive, pytree, zeros_of
 from jgmm.numerics.summation import CompensatedSum
 
 # Summing over chosen pairs pays from so many components.
@@ -65,12 +65,12 @@ def collect(
         chosen = ChosenPairs((r > 0).T)
 
         def component(k: Array) -> _Moments:
-            mean, covariance = jax.tree.map(lambda leaf: leaf[k][None], (gmm.means, gmm.covariance))
+            mean, covariance = gmm.means[k][None], component_of(gmm.covariance, k)
 
             def tile(rows: Array, valid: Array) -> _Moments:
                 return moments(x[rows], jnp.where(valid, r[rows, k], 0)[:, None], mean, covariance)
 
-            zero = jax.tree.map(jnp.zeros_like, jax.eval_shape(tile, jnp.arange(1), jnp.ones(1, bool)))
+            zero = zeros_of(tile, jnp.arange(1), jnp.ones(1, bool))
             sums = chosen.fold(k, lambda total, rows, valid: total + tile(rows, valid), zero)
             return jax.tree.map(lambda leaf: leaf[0], sums)
 

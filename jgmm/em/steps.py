@@ -193,6 +193,6 @@ def revive(gmm: GMM, rows: Rows, counts: Float[Array, " k"]) -> GMM:
             return leaf
         return jnp.where(dead.reshape(-1, *[1] * (leaf.ndim - 1)), leaf[parent], leaf)
 
-    weights = jnp.where(dead, 1 / rows.shape[0], jnp.exp(gmm.log_weights))
+    weights = jnp.where(dead, 1 / rows.shape[0], gmm.weights)
     means = jnp.where(dead[:, None], row, gmm.means)
     return GMM(jnp.log(weights / weights.sum()), means, jax.tree.map(adopt, gmm.covariance))

@@ -160,7 +160,8 @@ def fit_pca(
         noise_variance: of independent noise that the features will be given on top, such as dequantization.
         floor: the variance of directions without any; None for 1e-6 of the mean variance.
         dtype: of the result.
-    Raises InputError for n_components outside 1..min(n, p), and for data that are all constant or not finite.
+    Raises:
+        InputError: For n_components outside 1..min(n, p), and for data that are all constant or not finite.
     """
     n, p = x.shape
     check(

@@ -19,7 +19,8 @@ def density(path: Path, gmm: GMM, points: np.ndarray | None = None) -> None:
     """A mixture in the plane: its density, and the ellipses of one and two standard deviations of every component. With
     points [N, 2], a second panel shows them in the mixed colors of their soft assignments.
 
-    Raises InputError unless the mixture has two features.
+    Raises:
+        InputError: Unless the mixture has two features.
     """
     check(gmm.d == 2, f"this picture is of mixtures with two features, got {gmm.d}.")
     shown = np.asarray(gmm.means) if points is None else np.concatenate([points, gmm.means])

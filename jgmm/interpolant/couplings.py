@@ -86,8 +86,9 @@ def couple(
     Args:
         plan: a name in `jgmm.registry.PLANS`, with its options (entropic: epsilon), or weights [K0, K1].
         inside: "independent", or "map" for x_1 = m_1 + M (x_0 − m_0) with the optimal M.
-    Raises InputError for mixtures of different dimension, weights that do not sum to one, an unknown plan, and a plan
-    whose sums are not the weights.
+    Raises:
+        InputError: For mixtures of different dimension, weights that do not sum to one, an unknown plan, and a plan
+            whose sums are not the weights.
 
     >>> ip.couple(source, target, plan="optimal", inside="map").pairs.tolist()
     [[0, 0], [0, 1]]
@@ -117,8 +118,9 @@ def joint(
 ) -> Coupling:
     """Any mixture of Gaussians of (x_0, x_1): Σ_l π_l N([m0, m1], [[Σ00, Σ01], [Σ01ᵀ, Σ11]]).
 
-    Raises InputError for weights that do not sum to one, shapes that do not agree, and a joint covariance that is not
-    symmetric positive semi-definite.
+    Raises:
+        InputError: For weights that do not sum to one, shapes that do not agree, and a joint covariance that is not
+            symmetric positive semi-definite.
 
     >>> eye, zero = jax.numpy.eye(2)[None], jax.numpy.zeros((1, 2))
     >>> ip.joint(jax.numpy.ones(1), zero, zero, eye, 0.5 * eye, eye).means0.shape

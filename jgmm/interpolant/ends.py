@@ -1,7 +1,6 @@
 """What the two ends of a path must be."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
@@ -16,7 +15,7 @@ def check_same_space(source: GMM, target: GMM) -> None:
     """Raise InputError unless both mixtures have as many features, and weights that sum to one."""
     check(source.d == target.d, f"the mixtures must have the same dimension, got {source.d} and {target.d}.")
     for name, gmm in (("source", source), ("target", target)):
-        check_weights(jnp.exp(gmm.log_weights), name)
+        check_weights(gmm.weights, name)
 
 
 def check_weights(weights: Array | np.ndarray, name: str) -> None:

@@ -33,7 +33,8 @@ def squared_wasserstein(source: GMM, target: GMM) -> Float[Array, "i j"]:
     """W2² of every component of one mixture to every one of the other: ‖m_i − m_j‖² + `bures`(Σ_i, Σ_j).
 
     Gelbrich, On a formula for the L2 Wasserstein metric between measures on Euclidean and Hilbert spaces, 1990.
-    Raises InputError if the mixtures do not have the same dimension.
+    Raises:
+        InputError: If the mixtures do not have the same dimension.
 
     >>> ip.squared_wasserstein(source, target).tolist()
     [[9.5, 9.5]]

@@ -50,7 +50,8 @@ def learn(
     """A network trained to predict ẋ_t = ḃ_t x_0 + ȧ_t x_1 from t and x_t, t uniform on [0, 1], by Adam with a cosine
     schedule; its parameters are averaged over the last steps.
 
-    Raises InputError for a path with smoothing, whose ẋ_t may have no second moment.
+    Raises:
+        InputError: For a path with smoothing, whose ẋ_t may have no second moment.
     """
     check(path.smoothing is none, "a field is learned from a path without smoothing.")
     for_network, for_data = jax.random.split(key)

@@ -28,7 +28,7 @@ from jgmm.interpolant.ends import check_times
 from jgmm.interpolant.laws import Functional, Law
 from jgmm.interpolant.schedules import Coefficients, OfTime, Schedule, as_schedule, as_smoothing, coefficients, none
 from jgmm.mixture import LOG_2PI, check_points
-from jgmm.numerics.pytree import pytree
+from jgmm.numerics.pytree import pytree, zeros_of
 
 # A pair that at most this part of the rows has a share in is computed for so many rows alone, if they are enough.
 SHARES, FEWEST = (16, 4), 16
@@ -69,7 +69,8 @@ def path(coupling: Coupling, schedule: str | Schedule = "linear", smoothing: str
     Args:
         schedule: a name in `jgmm.registry.SCHEDULES`, or a `Schedule`.
         smoothing: a name in `jgmm.registry.SMOOTHINGS`, or a function t -> γ_t².
-    Raises InputError for unknown names, and for functions that miss the conditions at t = 0 and 1.
+    Raises:
+        InputError: For unknown names, and for functions that miss the conditions at t = 0 and 1.
 
     >>> ip.path(ip.couple(source, target), schedule="cosine", smoothing="brownian").d
     2
@@ -180,7 +181,8 @@ def sample(
 ) -> tuple[Float[Array, "n d"], Float[Array, "n d"], Float[Array, "n d"]]:
     """n draws of (x_0, x_1, x_t); t is a number or one for every draw, n is static under jit.
 
-    Raises InputError if n < 0 or t is outside [0, 1].
+    Raises:
+        InputError: If n < 0 or t is outside [0, 1].
 
     >>> x0, x1, xt = ip.sample(key, flow, 0.5, 10)
     >>> xt.shape
@@ -270,7 +272,7 @@ def _mixed(
         return jax.lax.switch(enough, [*map(some, sizes), every], total), None
 
     pair = jax.tree.map(lambda leaf: leaf[0], _pairs(path))
-    zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(f, pair, c, x))
+    zero = zeros_of(f, pair, c, x)
     return jax.lax.scan(add, zero, (alpha.T, _pairs(path)))[0]
 
 

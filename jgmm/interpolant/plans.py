@@ -52,7 +52,8 @@ def entropic(weights0: np.ndarray, weights1: np.ndarray, cost: Cost, epsilon: fl
     """The plan of least Σ W_ij cost_ij + ε Σ W_ij log W_ij, with ε in units of the mean cost, by Sinkhorn's iteration
     in logarithms (Peyré and Cuturi, Computational Optimal Transport, 2019, section 4.4).
 
-    Raises InputError unless ε > 0, and if the iteration does not end.
+    Raises:
+        InputError: Unless ε > 0, and if the iteration does not end.
     """
     check(epsilon > 0, f"epsilon must be above 0, got {epsilon}; the limit 0 is the optimal plan.")
     table = cost()

@@ -29,7 +29,8 @@ class Schedule:
 
     Attributes:
         a, b: functions of an array of times, element by element.
-    Raises InputError unless a_0 = b_1 = 0, a_1 = b_0 = 1, a rises and b falls.
+    Raises:
+        InputError: Unless a_0 = b_1 = 0, a_1 = b_0 = 1, a rises and b falls.
 
     >>> ip.Schedule(a=lambda t: t**3, b=lambda t: 1 - t**3).a(0.5)
     0.125
@@ -111,7 +112,8 @@ def as_schedule(schedule: str | Schedule) -> Schedule:
 def as_smoothing(smoothing: str | OfTime) -> OfTime:
     """γ² of that name in `jgmm.registry.SMOOTHINGS`, or a function as it is.
 
-    Raises InputError if γ² is negative, or not zero at both ends.
+    Raises:
+        InputError: If γ² is negative, or not zero at both ends.
     """
     if isinstance(smoothing, str):
         return SMOOTHINGS[smoothing]

@@ -83,7 +83,8 @@ class Scheme:
         steps: so many equal steps; None lets dopri5 choose them by rtol and atol, and is 100 for the others.
         rtol, atol: relative and absolute tolerance of an adaptive step.
         max_steps: diffrax raises its error beyond so many.
-    Raises InputError for an unknown solver and steps < 1.
+    Raises:
+        InputError: For an unknown solver and steps < 1.
     """
 
     solver: str = field(default="dopri5", metadata={"static": True})
@@ -104,14 +105,22 @@ def transport(
     start: float = 0.0,
     end: float = 1.0,
     times: Float[Array, " t"] | None = None,
-    **scheme: Any,
+    solver: str = "dopri5",
+    steps: int | None = None,
+    rtol: float = 1e-5,
+    atol: float = 1e-5,
+    max_steps: int = 4096,
 ) -> Transported:
     """The flow of u from `start` to `end`, forward or backward.
 
     Args:
-        times: where the points are kept, in the order of travel; None keeps the last alone.
-        scheme: the fields of `Scheme`.
-    Raises InputError for unknown solvers, times outside [0, 1] and points of another dimension.
+        path: The path whose velocity carries the points.
+        x: Points at t = start.
+        start, end: Times from 0 (the source) to 1 (the data).
+        times: Where the points are kept, in the order of travel; None keeps the last alone.
+        solver, steps, rtol, atol, max_steps: As in `Scheme`.
+    Raises:
+        InputError: For unknown solvers, times outside [0, 1] and points of another dimension.
 
     >>> print(ip.transport(flow, x, solver="euler", steps=20).x.round(3))
     [[3.1590002 0.       ]]
@@ -119,11 +128,21 @@ def transport(
     _check(path, x, start, end)
     if times is not None:
         check_times(times, times.shape[0])
-    (moved, _), evaluations = _flow(path, x, start, end, times, Scheme(**scheme), False)
+    scheme = Scheme(solver, steps, rtol, atol, max_steps)
+    (moved, _), evaluations = _flow(path, x, start, end, times, scheme, False)
     return Transported(moved, evaluations)
 
 
-def log_likelihood(path: Path, x: Float[Array, "n d"], **scheme: Any) -> Float[Array, " n"]:
+def log_likelihood(
+    path: Path,
+    x: Float[Array, "n d"],
+    *,
+    solver: str = "dopri5",
+    steps: int | None = None,
+    rtol: float = 1e-5,
+    atol: float = 1e-5,
+    max_steps: int = 4096,
+) -> Float[Array, " n"]:
     """log p_1(x) by change of variables: the points are carried back to t = 0, where
 
         log p_1(x) = log p_0(x_0) − ∫_0^1 div u_t(x_t) dt
@@ -134,7 +153,8 @@ def log_likelihood(path: Path, x: Float[Array, "n d"], **scheme: Any) -> Float[A
     [-9.145]
     """
     _check(path, x, 0.0, 1.0)
-    (x0, volume), _ = _flow(path, x, 1.0, 0.0, None, Scheme(**scheme), True)
+    scheme = Scheme(solver, steps, rtol, atol, max_steps)
+    (x0, volume), _ = _flow(path, x, 1.0, 0.0, None, scheme, True)
     return log_prob(path, 0.0, x0) + volume
 
 
@@ -191,7 +211,8 @@ def diffuse(
     """A stochastic process with the densities p_t: dx = (u + ε ∇ log p) dt + √(2ε) dW forward in time, and with −ε
     backward, by `steps` equal steps of the Euler-Maruyama scheme.
 
-    Raises InputError for ε < 0, steps < 1, times outside [0, 1] and points of another dimension.
+    Raises:
+        InputError: For ε < 0, steps < 1, times outside [0, 1] and points of another dimension.
 
     >>> ip.diffuse(key, flow, x, epsilon=0.1, steps=10).shape
     (1, 2)

@@ -37,7 +37,8 @@ def limits(train_log_prob: np.ndarray, quantile: float, *, two_sided: bool = Fal
     """The quantile of the log-density of the training data, below which an example is an anomaly; or half of it at
     either end.
 
-    Raises InputError unless 0 < quantile < 1.
+    Raises:
+        InputError: Unless 0 < quantile < 1.
     """
     check(0 < quantile < 1, f"the quantile must be between 0 and 1, got {quantile}.")
     if not two_sided:

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jgmm.numerics.pytree import zeros_of
+
 # About this many elements a chunk: large enough for full-speed matrix products, small enough for the caches.
 ELEMENTS = 2**20
 
@@ -55,7 +57,7 @@ def sum_chunks(f: Callable[[Any, Float[Array, " c"]], S], rows: Any, chunk_size:
     weights = jnp.ones(c, jax.tree.leaves(rows)[0].dtype)
     if n_chunks == 1:
         return f(rows, weights)
-    zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(lambda: f(take(0)[1], weights)))
+    zero = zeros_of(lambda: f(take(0)[1], weights))
     return fold_chunks(lambda total, _, part, weight: total + f(part, weight), zero, rows, chunk_size)
 
 

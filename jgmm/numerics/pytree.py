@@ -1,10 +1,11 @@
 """The pytree decorator."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar, dataclass_transform
 
 import jax
+import jax.numpy as jnp
 
 T = TypeVar("T")
 
@@ -36,6 +37,11 @@ def pytree(cls: type[T]) -> type[T]:
 
     jax.tree_util.register_pytree_with_keys(made, flatten_with_keys, unflatten, flatten)
     return made
+
+
+def zeros_of(f: Callable[..., T], *args: Any) -> T:
+    """Zeros of the shapes and dtypes that f(*args) would have; f is not computed."""
+    return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(f, *args))
 
 
 class Additive:
