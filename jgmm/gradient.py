@@ -58,7 +58,7 @@ def fit_gradient(
     holdout: float = 0.1,
     patience: int | None = 10,
 ) -> GradientFit[M]:
-    """Maximise Σ_n log p(x_n | c_n) over the unconstrained parameters of a mixture (`jgmm.conditional`).
+    """Maximize Σ_n log p(x_n | c_n) over the unconstrained parameters of a mixture (`jgmm.conditional`).
 
     An epoch goes once through the training rows in a new random order, in batches of one size; the rows left over at
     its end, fewer than a batch, wait for the next. The model given is not changed.
@@ -72,13 +72,14 @@ def fit_gradient(
         patience: training ends when so many epochs have not improved the rows held out; None never ends it early.
     Raises:
         InputError: For wrong shapes, NaN or infinite values, contexts where none are meant or none where they are, no
-            rows to train on or to keep out, and when the likelihood ceases to be finite.
+            rows to train on or to hold out, and when the likelihood ceases to be finite.
 
     >>> import jax, jgmm
     >>> x = jax.random.normal(jax.random.key(0), (500, 2))
     >>> start = jgmm.fit_em(0, x, k=2, max_iter=1).gmm
-    >>> jgmm.fit_gradient(jax.random.key(1), start, x, epochs=3)
-    GradientFit(GMM, held_out=-2.814, best=1, epochs=3)
+    >>> found = jgmm.fit_gradient(jax.random.key(1), start, x, epochs=3)
+    >>> found.model.k, len(found.held_out)
+    (2, 3)
     """
     check(
         hasattr(optimizer, "init") and hasattr(optimizer, "update"),

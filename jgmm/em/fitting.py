@@ -14,7 +14,7 @@ from jgmm.covariance.prior import Floor, Prior, as_arrays
 from jgmm.em.loop import EMState, run_em
 from jgmm.em.rows import RowsInMemory
 from jgmm.em.steps import in_family
-from jgmm.encoder.base import Encoder
+from jgmm.encoder.base import Encoder, encode_with_residual
 from jgmm.encoder.identity import Identity
 from jgmm.encoder.standardize import Standardize, robust
 from jgmm.errors import InputError, check
@@ -115,7 +115,7 @@ def fit_em(
     if start is not None and covariance_type is None:
         family = start.covariance
     found = _encoder(encoder, family, rows)
-    z = found.encode(rows)
+    z, log_residual = encode_with_residual(found, rows)
     first = None
     if start is not None:
         first = _start(start, found, z)
@@ -138,7 +138,7 @@ def fit_em(
         start=first,
         callback=callback,
     )
-    offset = float(found.log_det()) if found.has_density else 0.0
+    offset = float(found.log_det() + log_residual.mean()) if found.has_density else 0.0
     history = [objective + offset for objective in state.history]
     of_x = found.decode_mixture(state.gmm)
     if of_x is None:
@@ -148,7 +148,8 @@ def fit_em(
 
 def as_key(key: Any) -> PRNGKeyArray:
     """A JAX key; a whole number from 0 is a seed. Raises InputError for anything else."""
-    if isinstance(key, jax.Array) and (jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or key.dtype == jnp.uint32):
+    typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    if typed or (isinstance(key, jax.Array) and key.dtype == jnp.uint32 and key.ndim == 1):
         return key
     try:
         seed = operator.index(key)

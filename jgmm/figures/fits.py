@@ -72,7 +72,7 @@ def comparison(path: Path, rows: Sequence[Any], best: tuple[str, int], criterion
             judged[0].plot(best[1], judged[1][k.index(best[1])], "o", ms=11, mfc="none", color="k")
     panels[0].set(
         title="Log-likelihood: held out, and training (dotted)",
-        ylabel=f"gain over {first.covariance_type}, K={first.k}: nats an example",
+        ylabel=f"gain over {first.covariance_type}, K={first.k}: nats per example",
     )
     panels[1].set(title="Information criteria, lower is better")
     panels[2].set(title="Time", ylabel="seconds", yscale="log")
@@ -102,6 +102,6 @@ def log_probs(path: Path, of: Mapping[str, np.ndarray], limits: tuple[float, flo
             axes.axvline(limit, color="k", lw=1, ls="--", label=f"limit {limit:.5g}")
     # Data unlike the others may pile up in one place.
     peaks = sorted(float(np.histogram(values, bins, density=True)[0].max()) for values in of.values())
-    axes.set(xlabel="log-likelihood, nats an example", ylabel="density", ylim=(0, min(peaks[-1], 3 * peaks[0]) * 1.1))
+    axes.set(xlabel="log-likelihood, nats per example", ylabel="density", ylim=(0, min(peaks[-1], 3 * peaks[0]) * 1.1))
     axes.legend(frameon=False)
     figure.savefig(path)

@@ -8,6 +8,7 @@ from helpers import dense
 from sklearn.datasets import load_iris
 
 import jgmm
+from jgmm.encoder.pca import fit_pca
 from jgmm.errors import InputError
 from jgmm.registry import COVARIANCES
 
@@ -105,3 +106,10 @@ def test_other_encoders_leave_their_codes(encoder, clusters):
 def test_float64_stays_float64():
     fit = jgmm.fit_em(0, load_iris().data, k=3, covariance_type="full")
     assert fit.gmm.means.dtype == jnp.float64
+
+
+def test_directions_that_are_no_codes_count_in_the_history(clusters):
+    pca, _ = fit_pca(clusters, 2)
+    fit = jgmm.fit_em(0, clusters, k=3, encoder=pca, tol=1e-7, max_iter=300)
+    source = jgmm.unnormalized(fit.gmm, fit.encoder, (3,))
+    assert fit.history[-1] == pytest.approx(float(source.log_prob(np.float32(clusters)).mean()), abs=1e-3)
