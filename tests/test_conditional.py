@@ -96,7 +96,14 @@ def test_every_parameter_has_a_gradient(covariance_type, tied, context, rng):
     assert all(np.abs(leaf).max() > 0 and np.isfinite(leaf).all() for leaf in leaves)
 
 
-@pytest.mark.parametrize(("covariance_type", "tied"), [("full", False), ("diagonal", True), ("spherical", False)])
+@pytest.mark.parametrize(
+    ("covariance_type", "tied"),
+    [
+        ("full", False),
+        pytest.param("diagonal", True, marks=pytest.mark.slow),
+        pytest.param("spherical", False, marks=pytest.mark.slow),
+    ],
+)
 def test_extreme_contexts_stay_finite(covariance_type, tied, rng):
     net = model(covariance_type, tied)
     x = jnp.asarray(rng.normal(size=(2, D)), jnp.float32)

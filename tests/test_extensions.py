@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import run
 from scipy.special import softmax
 
 import jgmm
@@ -16,9 +15,10 @@ from jgmm.encoder.base import Encoder
 from jgmm.errors import InputError
 from jgmm.numerics.pytree import pytree
 from jgmm.registry import COVARIANCES, ENCODERS, INITIALIZERS
-from train import loop, runs, sample
+from train import loop
 from train.config import PRESETS
 from train.couplings import Coupling
+from train.flow import load
 from train.registry import COUPLINGS, SOURCES
 from train.sources import NoiseSource
 
@@ -199,26 +199,15 @@ class Sorted(Coupling):
         return x0[jnp.argsort(x0.mean(axis=(1, 2, 3)))][rank]
 
 
-def test_a_source_and_a_coupling_of_ones_own(registered, tmp_path):
+def test_a_source_and_a_coupling_of_ones_own(registered, tmp_path, rng):
     registered(SOURCES, "uniform", Uniform)
     registered(COUPLINGS, "sorted", lambda config, images, source: Sorted(source))
-    config = replace(
-        PRESETS["tiny"],
-        dataset="digits",
-        multipliers=(1,),
-        base=4,
-        head_channels=4,
-        steps=1,
-        batch_size=8,
-        n_samples=8,
-        source="uniform",
-        coupling="sorted",
-        out=tmp_path / "run",
-    )
-    loop.train(config)
-    args = ["--n", "8", "--nfe", "20", "--npz", tmp_path / "x.npz"]
-    assert run(sample.main, tmp_path / "run", *args) == 0
-    with np.load(tmp_path / "x.npz") as found:
-        assert found["x0"].shape == (8, 8, 8, 1)
-        assert np.abs(found["x0"]).max() <= 3**0.5
-    assert runs.kept_base(tmp_path / "run", runs.read(tmp_path / "run")).source.shape == (8, 8, 1)
+    np.save(tmp_path / "images.npy", rng.normal(size=(16, 2, 2, 2)).astype(np.float32))
+    size = {"multipliers": (1,), "base": 4, "head_channels": 4, "steps": 1, "batch_size": 8}
+    names = {"data": tmp_path / "images.npy", "source": "uniform", "coupling": "sorted", "out": tmp_path / "run"}
+    loop.train(replace(PRESETS["tiny"], **size, **names))
+    flow = load(tmp_path / "run")
+    assert isinstance(flow.source, Uniform)
+    draws = flow.source.draw(jax.random.key(0), 100)
+    assert draws.shape == (100, 2, 2, 2)
+    assert 1.5 < np.abs(draws).max() <= 3**0.5

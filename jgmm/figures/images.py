@@ -82,7 +82,8 @@ def clusters(path: Path, images: np.ndarray, responsibilities: np.ndarray, rows:
         picture[i * columns : i * columns + len(best)] = images[best]
     figure = Figure(figsize=(7, 0.4 + 0.58 * len(largest)), layout="constrained")
     axes = figure.subplots()
-    show_image(axes, tile(picture, columns), f"The {len(largest)} largest of {(counts > 0).sum()} clusters, one per row")
+    title = f"The {len(largest)} largest of {(counts > 0).sum()} clusters, one per row"
+    show_image(axes, tile(picture, columns), title)
     figure.savefig(path)
 
 

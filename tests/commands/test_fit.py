@@ -119,6 +119,7 @@ def test_own_vectors_mirror_images_and_starting_from_a_run(digits_run, tmp_path,
     np.testing.assert_array_equal(ours.encoder.components, theirs.encoder.components)
 
 
+@pytest.mark.slow
 def test_dequantized_fits_code_better(digits_run, tmp_path):
     """Bits per dimension suppose the noise; a fit that has seen it cannot do worse on the images it was fitted to."""
     assert run(fit.main, *SMALL, "--holdout", "0.1", "--dequantize", "--out", tmp_path / "run") == 0
@@ -127,6 +128,7 @@ def test_dequantized_fits_code_better(digits_run, tmp_path):
     assert jgmm.load(tmp_path / "run").encoder.n_codes == 64  # the noise fills the constant pixels
 
 
+@pytest.mark.slow
 def test_projection_without_residual(tmp_path):
     assert run(fit.main, *SMALL, "--n-pca", 10, "--residual", "none", "--out", tmp_path / "run") == 0
     summary = read_config(tmp_path / "run")["summary"]

@@ -39,8 +39,8 @@ def test_an_outlier_of_a_million_is_fitted_in_float32(family, clusters):
     assert fit.gmm.means.dtype == jnp.float32
     assert np.isfinite(fit.gmm.log_prob(x)).all()
     # The clusters are found as if the outlier were not there, which has a component of its own.
-    alone = jgmm.fit_em(0, clusters, k=3, covariance_type=family)
-    near = np.abs(np.asarray(fit.gmm.means)[None] - np.asarray(alone.gmm.means)[:, None]).max(axis=2).min(axis=1)
+    centers = np.array([clusters[i::3].mean(axis=0) for i in range(3)])
+    near = np.abs(np.asarray(fit.gmm.means)[None] - centers[:, None]).max(axis=2).min(axis=1)
     assert near.max() < 0.2
 
 
@@ -67,7 +67,6 @@ def test_lists_integers_and_seeds_are_taken(clusters):
     by_old_key = jgmm.fit_em(jax.random.PRNGKey(3), whole, k=2, max_iter=4)
     np.testing.assert_array_equal(by_list.gmm.means, by_array.gmm.means)
     np.testing.assert_array_equal(by_list.gmm.means, by_old_key.gmm.means)
-    assert jgmm.fit_em(0, clusters, max_iter=1).gmm.k == 10
 
 
 def test_constant_features_stay_where_they_are(clusters):
@@ -103,8 +102,9 @@ def test_other_encoders_leave_their_codes(encoder, clusters):
 
 
 @pytest.mark.usefixtures("x64")
-def test_float64_stays_float64():
-    fit = jgmm.fit_em(0, load_iris().data, k=3, covariance_type="full")
+def test_float64_stays_float64_and_ten_components_are_the_default():
+    fit = jgmm.fit_em(0, load_iris().data, max_iter=1)
+    assert fit.gmm.k == 10
     assert fit.gmm.means.dtype == jnp.float64
 
 

@@ -77,7 +77,7 @@ def whole(tmp_path_factory):
     return folder
 
 
-def test_a_run_folder_holds_inputs(whole):
+def test_a_run_folder_holds_everything(whole):
     names = {p.name for p in whole.iterdir()}
     files = {"config.json", "origin.npz", "metrics.jsonl", "checkpoints", "tensorboard", "samples-0000012.png"}
     assert names == files
