@@ -91,6 +91,8 @@ class GMM:
         check(weights.shape == (k,), f"weights must have shape ({k},) as the means, got {weights.shape}.")
         told = covariance_type is not None
         family = COVARIANCES.resolve(covariance_type) if told else _family_of(k, d, covariances.shape)
+        known = hasattr(family, "from_parameter")
+        check(known, f"covariance_type must be a name or a class of covariances, got {covariance_type!r}.")
         covariance = family.from_parameter(covariances, k, d)
         if not isinstance(means, jax.core.Tracer):
             total = float(weights.sum())

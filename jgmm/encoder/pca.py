@@ -8,6 +8,7 @@ that the model remains a density over all of x (Tipping and Bishop, Probabilisti
 1999, is the isotropic case).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -141,7 +142,7 @@ def fit_pca(
     x: Real[np.ndarray, "n p"],
     n_components: int | None = None,
     *,
-    residual: str = "spectrum",
+    residual: str | Callable[[np.ndarray], np.ndarray | None] = "spectrum",
     scale: float = 1.0,
     shift: float = 0.0,
     noise_variance: float = 0.0,
@@ -156,7 +157,7 @@ def fit_pca(
     Args:
         x: numbers of any type; 8-bit pixels need not be converted first (`scale`, `shift`).
         n_components: how many directions become codes; None for all. Directions without variance never do.
-        residual: what becomes of the others, a name in `jgmm.registry.RESIDUALS`.
+        residual: what becomes of the others, a name in `jgmm.registry.RESIDUALS`, or a function.
         noise_variance: of independent noise that the features will be given on top, such as dequantization.
         floor: the variance of directions without any; None for 1e-6 of the mean variance.
         dtype: of the result.
@@ -168,7 +169,7 @@ def fit_pca(
         n_components is None or 1 <= n_components <= min(n, p),
         f"n_components must be from 1 to min(N, D) = {min(n, p)}, got {n_components}.",
     )
-    keep = RESIDUALS[residual]
+    keep = RESIDUALS.resolve(residual)
     with np.errstate(over="ignore", invalid="ignore"):
         mean, cov = mean_and_covariance(x, scale)
     if not cov.max() < np.sqrt(np.finfo(dtype).max):  # false for NaN too

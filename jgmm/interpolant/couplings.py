@@ -77,14 +77,14 @@ def mw2(source: GMM, target: GMM) -> Optimal:
 def couple(
     source: GMM,
     target: GMM,
-    plan: str | Float[Array, "i j"] | np.ndarray = "independent",
+    plan: Any = "independent",
     inside: str = "independent",
     **options: Any,
 ) -> Coupling:
     """A coupling of two mixtures by a plan between their components.
 
     Args:
-        plan: a name in `jgmm.registry.PLANS`, with its options (entropic: epsilon), or weights [K0, K1].
+        plan: A name in `jgmm.registry.PLANS` or a function, with its options (entropic: epsilon), or weights [K0, K1].
         inside: "independent", or "map" for x_1 = m_1 + M (x_0 − m_0) with the optimal M.
     Raises:
         InputError: For mixtures of different dimension, weights that do not sum to one, an unknown plan, and a plan
@@ -95,8 +95,8 @@ def couple(
     """
     check(inside in ("independent", "map"), f"inside must be 'independent' or 'map', got {inside!r}.")
     check_same_space(source, target)
-    if isinstance(plan, str):
-        table = PLANS[plan](_weights(source), _weights(target), lambda: _cost(source, target), **options)
+    if isinstance(plan, str) or callable(plan):
+        table = PLANS.resolve(plan)(_weights(source), _weights(target), lambda: _cost(source, target), **options)
     else:
         table = np.asarray(plan, np.float64)
         _check_plan(table, _weights(source), _weights(target))
