@@ -76,7 +76,7 @@ def fit_gradient(
 
     >>> import jax, jgmm
     >>> x = jax.random.normal(jax.random.key(0), (500, 2))
-    >>> start = jgmm.fit_em(0, x, k=2, max_iter=1).gmm
+    >>> start = jgmm.GMM.from_parameters([0.5, 0.5], [[-1.0, 0.0], [1.0, 0.0]], [1.0, 1.0], "spherical")
     >>> found = jgmm.fit_gradient(jax.random.key(1), start, x, epochs=3)
     >>> found.model.k, len(found.held_out)
     (2, 3)

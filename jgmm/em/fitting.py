@@ -36,9 +36,10 @@ class EMFit:
         n_iter: How many iterations the best start made.
 
     >>> import jgmm
-    >>> fit = jgmm.fit_em(0, [[0.0], [0.1], [5.0], [5.2], [5.1]], k=2)
-    >>> fit.gmm.predict([[0.0], [5.0]]).shape
-    (2,)
+    >>> from sklearn.datasets import load_iris
+    >>> fit = jgmm.fit_em(0, load_iris().data, k=3, covariance_type="full")
+    >>> fit.gmm.predict(load_iris().data).shape
+    (150,)
     """
 
     gmm: GMM

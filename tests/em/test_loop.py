@@ -44,7 +44,7 @@ def test_twenty_iterations_equal_those_of_scikit_learn(family, digits):
 
 
 @families
-@pytest.mark.parametrize("strength", [0.0, 10.0])
+@pytest.mark.parametrize("strength", [pytest.param(0.0, marks=pytest.mark.slow), 10.0])
 def test_the_objective_never_falls(family, strength, digits):
     state = fit(
         digits.astype(np.float32),
