@@ -120,7 +120,7 @@ def animation(file: FilePath, path: Path, frames: int = 40, n: int = 300) -> Non
     x0, _, _ = sample(jax.random.key(1), path, 0.0, n)
     times = jnp.linspace(0, 1, frames, dtype=x0.dtype)
     x = np.asarray(transport(path, x0, times=times).x)
-    figure, panels = _panels(1, 1, size=4)
+    figure, panels = _panels(1, 1, size=4.0)
     axes = panels[0][0]
 
     def draw(i: int) -> None:
