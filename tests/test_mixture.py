@@ -231,3 +231,38 @@ def test_free_parameters_are_counted_as_by_scikit_learn(family, rng):
 def test_bad_input_is_refused(call, message, rng):
     with pytest.raises(InputError, match=message):
         call(random_mixture(rng, "diag"))
+
+
+@families
+def test_scikit_learns_three_arrays_there_and_back(family, rng):
+    gmm = random_mixture(rng, family)
+    weights, means, covariances = gmm.to_parameters()
+    again = GMM.from_parameters(np.asarray(weights), np.asarray(means).tolist(), np.asarray(covariances))
+    assert again.covariance.name == family
+    x = rng.normal(size=(9, gmm.d))
+    np.testing.assert_allclose(again.log_prob(x), gmm.log_prob(x), rtol=1e-10)
+    named = GMM.from_parameters(weights, means, covariances, family)
+    np.testing.assert_allclose(named.log_prob(x), gmm.log_prob(x), rtol=1e-10)
+    np.testing.assert_array_equal(gmm.predict(x), gmm.responsibilities(x).argmax(axis=1))
+
+
+def test_parameters_that_say_too_little_or_too_much_are_refused():
+    two = [[0.0, 0.0], [1.0, 1.0]]
+    for arguments, message in (
+        (([0.5, 0.5], two, np.eye(2)), "may be diag or tied: pass covariance_type"),
+        (([0.5, 0.5], two, np.ones(3)), "fit no family for k=2 and d=2"),
+        (([0.5, 0.6], two, 1.0), "weights must sum to 1, got 1.1"),
+        (([1.0], two, 1.0), r"weights must have shape \(2,\)"),
+        (([0.5, 0.5], two, [[[1.0, 2.0], [2.0, 1.0]]] * 2), "positive definite"),
+        (([0.5, 0.5], two, [-1.0, 1.0], "spherical"), "positive definite"),
+    ):
+        with pytest.raises(InputError, match=message):
+            GMM.from_parameters(*arguments)
+
+
+def test_a_mask_of_features_is_a_mask(rng):
+    gmm = random_mixture(rng, "full")
+    mask = np.array([True, False, False, True])
+    np.testing.assert_array_equal(gmm.marginal(mask).means, gmm.means[:, jnp.array([0, 3])])
+    with pytest.raises(InputError, match="mask must have shape"):
+        gmm.marginal(mask[:3])

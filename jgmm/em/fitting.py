@@ -196,11 +196,10 @@ def _encoder(encoder: Any, family: Covariance, x: Float[Array, "n d"]) -> Encode
     if isinstance(encoder, Encoder):
         return encoder
     found = ENCODERS.resolve(encoder)
-    if found in (robust, Standardize):
-        if family.scales == "none":
-            return Identity.fit(x)
-        return getattr(found, "fit", found)(x, common=family.scales == "common")
-    return getattr(found, "fit", found)(x)
+    fit = getattr(found, "fit", found)
+    if found not in (robust, Standardize):
+        return fit(x)
+    return Identity.fit(x) if family.scales == "none" else fit(x, common=family.scales == "common")
 
 
 def _start(start: GMM, encoder: Encoder, z: Float[Array, "n d"]) -> GMM:
