@@ -34,12 +34,14 @@ from train.checkpoints import Checkpoints, abstract
 SMALL = ["--preset", "tiny", "--dataset", "digits", "--base", "8", "--multipliers", "1", "--batch-size", "32"]
 SMALL += ["--log-every", "2", "--save-every", "4", "--sample-every", "100", "--n-samples", "4", "--nfe", "2"]
 # The same on one device, in a process of its own.
-ALONE = {**os.environ, "XLA_FLAGS": "", "JAX_NUM_CPU_DEVICES": "1"}
+ALONE = {"XLA_FLAGS": "", "JAX_NUM_CPU_DEVICES": "1"}
 
 
 def started(*args, **variables):
     words = [sys.executable, "-m", "train", *map(str, args)]
-    return subprocess.Popen(words, env=ALONE | variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        words, env=os.environ | ALONE | variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
 
 
 def finished(process, code=0):
