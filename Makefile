@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install fit test test-slow lint types bench lock clean
+.PHONY: install fit test test-slow torture lint types bench lock clean
 
 install: .venv/installed
 
@@ -22,6 +22,11 @@ test: install
 
 test-slow: install
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
+
+# Kills, failing disks, damaged files, two writers, bad input and fuzzed fits: docs/reliability.md. PART="kills fits" runs
+# some of them, SEED=1 others than the last time, SIZE=0.1 a tenth.
+torture: install
+	PYTHONPATH=tests/torture:tests:. OPENBLAS_NUM_THREADS=1 $(BIN)/python -m torture $(PART) --seed $(or $(SEED),0) --size $(or $(SIZE),1)
 
 lint: install
 	$(BIN)/ruff check .

@@ -7,10 +7,14 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from jgmm.commands import cli
+from jgmm.commands import cli, outputs
 from jgmm.commands.options import one_of
-from jgmm.errors import InputError, check
-from jgmm.registry import DATASETS
+from jgmm.errors import check, check_count, check_seed
+from jgmm.registry import DATASETS, PIXELS
+
+PROG = "python -m jgmm.complete"
+# Images and draws that a picture has room for.
+MOST = 100
 
 
 @dataclass(frozen=True)
@@ -29,20 +33,26 @@ class Options:
     """The .npy or .npz file of images [default: the run's own, those held out of the fit if there are any]."""
     dataset: Annotated[str | None, one_of(DATASETS)] = None
     """The data set to take the images from instead."""
+    pixels: Annotated[str, one_of(PIXELS, "auto")] = "auto"
+    """The convention of a file of images in floating point: 0..1, signed ([-1, 1]), 0..255, or raw, to take it as it is
+    [default: its range tells, and must be that of the run]."""
     data_dir: Path | None = None
     """The folder that holds the CIFAR-10 files."""
     out: Path = Path("completion.png")
     """The picture to write."""
+    force: bool = False
+    """Overwrite a picture that this command has not written."""
     seed: int = 0
     """The seed of the choice of images and of the draws."""
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """Parse, load, complete, draw."""
-    options = cli.parse(Options, prog="python -m jgmm.complete", args=args)
-    check(options.n >= 1, f"--n must be at least 1, got {options.n}.")
-    check(options.draws >= 0, f"--draws must be at least 0, got {options.draws}.")
-    cli.check_picture("--out", options.out)
+    options = cli.parse(Options, prog=PROG, args=args)
+    check_count("--n", options.n, most=MOST)
+    check_count("--draws", options.draws, least=0, most=MOST)
+    check_seed("--seed", options.seed)
+    outputs.check_output("--out", options.out, outputs.PICTURES, PROG, options.force)
     check(options.data is None or options.dataset is None, "--data and --dataset name two different data: choose one.")
 
     import jax
@@ -61,7 +71,7 @@ def main(args: Sequence[str] | None = None) -> None:
     jax.config.update("jax_enable_x64", config["model"]["dtype"] == "float64")
     source = load_source(options.run)
     check(is_image(source.shape), f"{options.run} models vectors of shape {source.shape}, not images.")
-    images = images_for(config, options.data, options.dataset, options.data_dir)
+    images = images_for(config, options.data, options.dataset, options.data_dir, options.pixels)
     check(images.shape == source.shape, f"the run models images of {source.shape}, the data are {images.shape}.")
     chosen = np.random.default_rng(options.seed).choice(len(images), min(options.n, len(images)), replace=False)
     pixels = rescale(images.pixels[chosen], source.gmm.means.dtype)
@@ -74,10 +84,8 @@ def main(args: Sequence[str] | None = None) -> None:
     missed = np.sqrt(((mean - pixels)[:, unknown] ** 2).mean())
     blind = np.sqrt(((np.asarray(pixel_moments(source)[0]) - pixels)[:, unknown] ** 2).mean())
     print(f"error of the mean: {missed:.3f} in [-1, 1] pixels, root mean square; with nothing known, {blind:.3f}")
-    try:
-        completions(options.out, pixels, known, mean, draws)
-    except OSError as error:
-        raise InputError(f"cannot write {options.out}: {error}") from error
+    with outputs.picture(options.out, PROG) as path:
+        completions(path, pixels, known, mean, draws)
     print(options.out)
 
 

@@ -24,8 +24,9 @@ from jgmm.covariance.tied import TiedFamily
 from jgmm.em.initializers import centers
 from jgmm.em.rows import RowsInMemory
 from jgmm.em.steps import from_centers
-from jgmm.errors import check
+from jgmm.errors import check, check_count, check_number
 from jgmm.mixture import GMM, over_batch
+from jgmm.numerics.arguments import check_kind
 from jgmm.numerics.typing import ArrayLike
 from jgmm.registry import COVARIANCES, INITIALIZERS
 
@@ -100,11 +101,10 @@ class ConditionalGMM(nnx.Module):
         rngs: nnx.Rngs,
     ):
         hidden = tuple(hidden_features)
-        check(features >= 1, f"features must be at least 1, got {features}.")
-        check(components >= 1, f"components must be at least 1, got {components}.")
-        check(context >= 0, f"context must be at least 0, got {context}.")
-        check(epsilon >= 0, f"epsilon must be at least 0, got {epsilon}.")
-        check(all(h >= 1 for h in hidden), f"hidden_features must be at least 1 each, got {hidden}.")
+        features, context = check_count("features", features), check_count("context", context, least=0)
+        components = check_count("components", components)
+        check_number("epsilon", epsilon, least=0)
+        hidden = tuple(check_count("hidden_features", width) for width in hidden)
         self.features, self.context, self.components = features, context, components
         self.covariance_type = _family(covariance_type, tied)
         self.epsilon = epsilon
@@ -122,7 +122,8 @@ class ConditionalGMM(nnx.Module):
 
     @classmethod
     def of(cls, gmm: GMM, epsilon: float = 1e-6) -> "ConditionalGMM":
-        """A mixture as an unconditional model. Scales below ε become ε."""
+        """A mixture as an unconditional model. Scales below ε become ε. Raises InputError for anything else."""
+        check_kind("gmm", gmm, GMM, "a jgmm.GMM")
         model = cls(gmm.d, 0, gmm.k, family_of(gmm), epsilon=epsilon, param_dtype=gmm.means.dtype, rngs=nnx.Rngs(0))
         model.bias[...] = to_vector(gmm, epsilon)
         return model

@@ -9,8 +9,8 @@ import tyro
 
 from jgmm.commands import cli
 from jgmm.commands.options import one_of
-from jgmm.errors import check
-from jgmm.registry import DATASETS
+from jgmm.errors import check, check_seed, check_share
+from jgmm.registry import DATASETS, PIXELS
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,9 @@ class Options:
     """The .npy or .npz file to evaluate [default: the run's own data, those held out of the fit if there are any]."""
     dataset: Annotated[str | None, one_of(DATASETS)] = None
     """The data set to evaluate instead."""
+    pixels: Annotated[str, one_of(PIXELS, "auto")] = "auto"
+    """The convention of a file of images in floating point: 0..1, signed ([-1, 1]), 0..255, or raw, to take it as it is
+    [default: its range tells, and must be that of the run]."""
     data_dir: Path | None = None
     """The folder that holds the CIFAR-10 files."""
     against: tuple[str, ...] = ()
@@ -33,6 +36,8 @@ class Options:
     """Put half of the quantile at either end: what is likelier than the training images is an anomaly too."""
     out: Path | None = None
     """The folder for the scores and the pictures [default: RUN/evaluation]."""
+    force: bool = False
+    """Overwrite files in --out that this command has not written."""
     seed: int = 0
     """The seed of the noise that bits per dimension suppose."""
 
@@ -40,7 +45,8 @@ class Options:
 def main(args: Sequence[str] | None = None) -> None:
     """Parse, load, evaluate, write."""
     options = cli.parse(Options, prog="python -m jgmm.evaluate", args=args)
-    check(0 < options.quantile < 1, f"--quantile must be between 0 and 1, got {options.quantile}.")
+    check_seed("--seed", options.seed)
+    check_share("--quantile", options.quantile, zero=False)
     check(options.data is None or options.dataset is None, "--data and --dataset name two different data: choose one.")
     if options.dataset is not None:
         DATASETS.canonical(options.dataset)
@@ -54,15 +60,17 @@ def main(args: Sequence[str] | None = None) -> None:
     cli.compile_once()
     config = read_config(options.run)
     jax.config.update("jax_enable_x64", config["model"]["dtype"] == "float64")
+    folder = options.out or options.run / "evaluation"
+    evaluation.check_outputs(folder, options.force)
     source = load_source(options.run)
     train = evaluation.reference_log_probs(options.run, config, source, options.seed)
-    images = images_for(config, options.data, options.dataset, options.data_dir)
+    images = images_for(config, options.data, options.dataset, options.data_dir, options.pixels)
     others = [other_images(name, options.data_dir, source.shape) for name in options.against]
     found = evaluation.evaluate_images(
         jax.random.key(options.seed), source, images, train, others, options.quantile, options.two_sided
     )
     print("\n".join(found.lines()))
-    evaluation.write(options.out or options.run / "evaluation", source, images, found)
+    evaluation.write(folder, source, images, found)
 
 
 if __name__ == "__main__":

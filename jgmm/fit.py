@@ -17,16 +17,19 @@ def main(args: Sequence[str] | None = None) -> None:
 
     import jax
 
+    from jgmm.checkpoint.lock import locked
     from jgmm.commands import fitting
 
     cli.compile_once()
-    if options.resume:
-        kept = fitting.interrupted_options(options.run_folder)
-        # Parsed again with the interrupted run's options as defaults, a flag that is given and differs shows.
-        options = fitting.check_resumed(kept, cli.parse(Options, prog=PROG, args=args, default=kept))
-    jax.config.update("jax_enable_x64", options.dtype == "float64")
-    with jax.default_matmul_precision(options.precision):
-        fitting.run(options)
+    with locked(options.run_folder):
+        if options.resume:
+            kept = fitting.options_to_resume(options.run_folder)
+            # Parsed again with the options of the run as defaults, a flag that is given and differs shows.
+            options = fitting.check_resumed(kept, cli.parse(Options, prog=PROG, args=args, default=kept))
+            options.check()
+        jax.config.update("jax_enable_x64", options.dtype == "float64")
+        with jax.default_matmul_precision(options.precision):
+            fitting.run(options)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,9 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from jgmm.conditional import ConditionalGMM
-from jgmm.errors import InputError, check
+from jgmm.errors import InputError, check, check_count, check_share, short
 from jgmm.mixture import GMM
+from jgmm.numerics.arguments import as_floats, as_key, check_kind
 from jgmm.numerics.chunking import map_chunks
 from jgmm.numerics.typing import ArrayLike
 
@@ -83,10 +84,16 @@ def fit_gradient(
     """
     check(
         hasattr(optimizer, "init") and hasattr(optimizer, "update"),
-        f"expected an optimizer of optax, such as optax.adam(1e-3), got {optimizer!r}.",
+        f"expected an optimizer of optax, such as optax.adam(1e-3), got {short(optimizer)}.",
     )
-    check(0 <= holdout < 1, f"holdout must be from 0 up to, not including, 1, got {holdout}.")
-    x, context = jnp.asarray(x), None if context is None else jnp.asarray(context)
+    key = as_key(key)
+    check_kind("model", model, (GMM, ConditionalGMM), "a jgmm.GMM or a jgmm.ConditionalGMM")
+    check_share("holdout", holdout)
+    check_count("batch_size", batch_size)
+    check_count("epochs", epochs)
+    if patience is not None:
+        check_count("patience", patience)
+    x, context = as_floats("x", x), None if context is None else as_floats("context", context)
     module = model if isinstance(model, ConditionalGMM) else ConditionalGMM.of(_single(model))
     dtype = module.bias[...].dtype
     rows = _check_rows(module, x, context, dtype)
@@ -94,8 +101,6 @@ def fit_gradient(
     n_out = round(holdout * n)
     check(holdout == 0 or n_out > 0, f"holdout {holdout} of {n} rows is none: raise it, or pass 0.")
     check(n > n_out, f"{n} rows leave none to train on.")
-    check(batch_size >= 1 and epochs >= 1, f"batch_size and epochs must be at least 1, got {batch_size}, {epochs}.")
-    check(patience is None or patience >= 1, f"patience must be at least 1 or None, got {patience}.")
     for_split, for_epochs = jax.random.split(key)
     order = jax.random.permutation(for_split, n)
     out, train = _take(rows, order[:n_out]), _take(rows, order[n_out:])
@@ -175,14 +180,12 @@ def _single(gmm: GMM) -> GMM:
 def _check_rows(module: ConditionalGMM, x: Array, context: Array | None, dtype: jnp.dtype) -> Rows:
     d, c = module.features, module.context
     check(x.ndim == 2 and x.shape[1] == d, f"expected x of shape (n, {d}), got {x.shape}.")
-    check(np.isfinite(x).all(), "x contains NaN or infinite values: remove those rows first.")
     if context is None:
         check(c == 0, f"this mixture is conditional: expected a context of shape ({x.shape[0]}, {c}), got none.")
         return None, jnp.asarray(x, dtype)
     check(c > 0, f"this mixture has no context, got one of shape {context.shape}.")
     fits = context.shape == (x.shape[0], c)
     check(fits, f"expected a context of shape ({x.shape[0]}, {c}), a row for every row of x, got {context.shape}.")
-    check(np.isfinite(context).all(), "the context contains NaN or infinite values: remove those rows first.")
     return jnp.asarray(context, dtype), jnp.asarray(x, dtype)
 
 

@@ -12,7 +12,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from jgmm.covariance.base import Covariance, Family
-from jgmm.errors import InputError, check
+from jgmm.errors import InputError, check, check_count, short
+from jgmm.numerics.arguments import as_floats, as_key, check_kind, is_traced
 from jgmm.numerics.linalg import matmul
 from jgmm.numerics.pytree import pytree
 from jgmm.numerics.typing import ArrayLike
@@ -84,8 +85,10 @@ class GMM:
         >>> jgmm.GMM.from_parameters([1.0], [[0.0, 0.0]], [[2.0, 1.0], [1.0, 2.0]])
         GMM(k=1, d=2, covariance='tied', dtype=float32)
         """
-        dtype = jnp.result_type(*(jnp.asarray(a) for a in (weights, means, covariances)), jnp.float32)
-        weights, means, covariances = (jnp.asarray(a, dtype) for a in (weights, means, covariances))
+        given = {"weights": weights, "means": means, "covariances": covariances}
+        arrays = [as_floats(name, a) for name, a in given.items()]
+        dtype = jnp.result_type(*arrays, jnp.float32)
+        weights, means, covariances = (a.astype(dtype) for a in arrays)
         check(means.ndim == 2, f"means must have shape (k, d), got {means.shape}.")
         k, d = means.shape
         check(weights.shape == (k,), f"weights must have shape ({k},) as the means, got {weights.shape}.")
@@ -94,11 +97,9 @@ class GMM:
         known = hasattr(family, "from_parameter")
         check(known, f"covariance_type must be a name or a class of covariances, got {covariance_type!r}.")
         covariance = family.from_parameter(covariances, k, d)
-        if not isinstance(means, jax.core.Tracer):
-            total = float(weights.sum())
-            check(abs(total - 1) < TOLERANCE, f"weights must sum to 1, got {total:.6g}.")
-            check(bool((weights >= 0).all()), "weights must not be negative.")
-            finite = all(bool(jnp.isfinite(leaf).all()) for leaf in (means, *jax.tree.leaves(covariance)))
+        if not is_traced(weights, means, covariances):
+            check_weights("weights", weights)
+            finite = all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(covariance))
             check(finite and bool((covariance.variance() > 0).all()), "covariances must be positive definite.")
         return cls(jnp.log(weights), means, covariance)
 
@@ -136,9 +137,10 @@ class GMM:
 
     @property
     def n_parameters(self) -> int:
-        """How many numbers are free: K − 1 weights, K D means, and the covariances'. For BIC and AIC."""
-        raw = jax.eval_shape(lambda covariance: covariance.unconstrained(0.0), self.covariance)
-        return self.k - 1 + self.k * self.d + raw.size
+        """How many numbers of one mixture are free: K − 1 weights, K D means, and the covariances'. For BIC and AIC."""
+        raw = over_batch(lambda covariance: covariance.unconstrained(0.0), len(self.batch_shape))
+        free = jax.eval_shape(raw, self.covariance).size // prod(self.batch_shape)
+        return self.k - 1 + self.k * self.d + free
 
     def component_log_prob(self, x: ArrayLike) -> Float[Array, "*m k"]:
         """log N(x | μ_k, Σ_k) of every component, nats; the last axis is that of components.
@@ -163,8 +165,9 @@ class GMM:
         return _responsibilities(self, self._points(x))
 
     def predict(self, x: ArrayLike) -> Int[Array, "*m"]:
-        """The component of the largest responsibility. Raises InputError as `component_log_prob`."""
-        return jnp.argmax(_log_joint(self, self._points(x)), axis=-1)
+        """The component of the largest responsibility. Raises InputError as `component_log_prob`, and for points that
+        are not finite: they belong to none."""
+        return jnp.argmax(_log_joint(self, as_floats("x", x, self.means.dtype)), axis=-1)
 
     def sample(
         self,
@@ -186,14 +189,14 @@ class GMM:
         Raises:
             InputError: For a negative length, and a component that is not one of the mixture's.
         """
+        key = as_key(key)
+        check_kind("return_components", return_components, (bool, np.bool_), "True or False")
         lead = (shape,) if isinstance(shape, int | np.integer) else shape
         whole = isinstance(lead, tuple) and all(isinstance(s, int | np.integer) for s in lead)
-        check(whole, f"shape must be a number or a tuple of numbers, such as (1000,), got {shape!r}.")
+        check(whole, f"shape must be a number or a tuple of numbers, such as (1000,), got {short(shape)}.")
         check(all(s >= 0 for s in lead), f"n must be at least 0, got {shape}.")
         if component is not None and not isinstance(component, jax.core.Tracer):
-            valid = jnp.ndim(component) == 0 and jnp.issubdtype(jnp.asarray(component).dtype, jnp.integer)
-            inside = valid and 0 <= int(component) < self.k
-            check(inside, f"component must be a whole number from 0 to {self.k - 1}, got {component}.")
+            check_count("component", component, least=0, most=self.k - 1)
         x, k = _sample(key, self, tuple(int(s) for s in lead), component)
         return (x, k) if return_components else x
 
@@ -225,9 +228,9 @@ class GMM:
         Raises:
             InputError: Unless 0 < q < 1.
         """
-        levels = jnp.asarray(q, self.means.dtype)
+        levels = as_floats("q", q, self.means.dtype).astype(self.means.dtype)
         if not isinstance(levels, jax.core.Tracer):
-            check(bool(((levels > 0) & (levels < 1)).all()), f"q must be above 0 and below 1, got {q!r}.")
+            check(bool(((levels > 0) & (levels < 1)).all()), f"q must be above 0 and below 1, got {short(q)}.")
         return _quantile(self, levels)
 
     def marginal(self, features: Features) -> "GMM":
@@ -236,7 +239,7 @@ class GMM:
         Raises:
             InputError: If a feature is not one of the mixture's or is named twice.
         """
-        return _marginal(self, self._index("features", features))
+        return _marginal(self, jnp.asarray(self._index("features", features)))
 
     def conditional(self, features: Features | None, given: Features, values: ArrayLike) -> "GMM":
         """The mixture p(x_a | x_b = values) of the features a given the features b.
@@ -264,10 +267,11 @@ class GMM:
             a = jnp.setdiff1d(jnp.arange(self.d), b, size=self.d - b.shape[0])
         else:
             a = self._index("features", features)
-            if not isinstance(a, jax.core.Tracer) and not isinstance(b, jax.core.Tracer):
+            if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
                 both = np.intersect1d(a, b).tolist()
                 check(not both, f"features and given must not overlap, both name {both}.")
-        known = jnp.asarray(values, self.means.dtype)
+        a, b = jnp.asarray(a), jnp.asarray(b)
+        known = as_floats("values", values, self.means.dtype).astype(self.means.dtype)
         fits = known.ndim >= 1 and known.shape[-1] == b.shape[0]
         check(fits, f"values must have shape (..., {b.shape[0]}) as given, got {known.shape}.")
         batch = _batch(known.shape[:-1], self.batch_shape)
@@ -277,22 +281,28 @@ class GMM:
         return over_batch(lambda g, v: _conditional(g, a, b, v), len(batch))(_expand(self, batch), known)
 
     def _points(self, x: ArrayLike) -> Array:
-        points = jnp.asarray(x)
-        return points if jnp.issubdtype(points.dtype, jnp.floating) else points.astype(self.means.dtype)
+        return as_floats("x", x, self.means.dtype, finite=False)
 
-    def _index(self, name: str, features: Features) -> Int[Array, " a"]:
-        if not isinstance(features, jax.core.Tracer):
-            index = np.asarray(features)
+    def _index(self, name: str, features: Features) -> Any:
+        """Whole numbers, in an array of NumPy's unless they are traced."""
+        if isinstance(features, jax.core.Tracer):
+            whole = jnp.issubdtype(features.dtype, jnp.integer)
+            check(whole, f"{name} under jit must be whole numbers, got {features.dtype}: a mask must not be traced.")
+        else:
+            try:
+                index = np.asarray(features)
+            except (TypeError, ValueError):
+                raise InputError(f"{name} must be a list of whole numbers, got {short(features)}.") from None
             if index.dtype == bool:
                 check(index.shape == (self.d,), f"a mask must have shape ({self.d},), got {index.shape}.")
                 index = np.flatnonzero(index)
             whole = index.ndim == 1 and index.size > 0 and np.issubdtype(index.dtype, np.integer)
-            check(whole, f"{name} must be a non-empty list of whole numbers, got {features!r}.")
+            check(whole, f"{name} must be a non-empty list of whole numbers, got {short(features)}.")
             inside = ((index >= 0) & (index < self.d)).all()
             check(inside, f"{name} must be from 0 to {self.d - 1}, got {index.tolist()}.")
             check(np.unique(index).size == index.size, f"a feature is named twice: {index.tolist()}.")
-            features = index
-        return jnp.asarray(features, jnp.int32)
+            features = index.astype(np.int32)
+        return features
 
 
 def log_constant(gmm: GMM) -> Float[Array, " k"]:
@@ -318,6 +328,15 @@ def over_batch(f: Callable[..., T], axes: int) -> Callable[..., T]:
 def check_single(gmm: GMM) -> None:
     """Raise InputError for a batch of mixtures."""
     check(gmm.batch_shape == (), f"expected one mixture, got a batch of shape {gmm.batch_shape}: use jax.vmap.")
+
+
+def check_weights(name: str, weights: Array | np.ndarray) -> None:
+    """Raise InputError unless they sum to one and none is negative. Traced ones are not seen."""
+    if isinstance(weights, jax.core.Tracer):
+        return
+    total = float(np.asarray(weights, np.float64).sum())
+    check((np.asarray(weights) >= 0).all(), f"{name} must not be negative.")
+    check(abs(total - 1) < TOLERANCE, f"{name} must sum to 1, got {total:.6g}.")
 
 
 def check_points(d: int, x: Array) -> None:

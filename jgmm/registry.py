@@ -18,7 +18,7 @@ import pkgutil
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from jgmm.errors import check, unknown
+from jgmm.errors import check, short, unknown
 
 
 class Registry(Mapping[str, Any]):
@@ -42,7 +42,7 @@ class Registry(Mapping[str, Any]):
         """
         if isinstance(choice, str):
             return self[choice]
-        check(callable(choice), f"expected a {self.kind}, one of {', '.join(self)} or an object, got {choice!r}.")
+        check(callable(choice), f"expected a {self.kind}, one of {', '.join(self)} or an object, got {short(choice)}.")
         return choice
 
     def name_of(self, choice: Any) -> str | None:
@@ -80,6 +80,17 @@ DATASETS = Registry(
         "cifar10": "jgmm.data.cifar:load",
         "photos": "jgmm.data.photos:load",
         "digits": "jgmm.data.digits:load",
+    },
+)
+
+# a convention of the numbers of images (`jgmm.data.pixels.Convention`); the first that holds their range is taken
+PIXELS = Registry(
+    "convention of pixels",
+    {
+        "0..1": "jgmm.data.pixels:unit",
+        "signed": "jgmm.data.pixels:signed",
+        "0..255": "jgmm.data.pixels:eight_bit",
+        "raw": "jgmm.data.pixels:raw",
     },
 )
 

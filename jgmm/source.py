@@ -14,8 +14,9 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jgmm.encoder.base import Encoder, decode_means, encode_with_residual
-from jgmm.errors import InputError, check
+from jgmm.errors import InputError, check, check_count, short
 from jgmm.mixture import GMM
+from jgmm.numerics.arguments import as_floats, as_key, check_kind
 from jgmm.numerics.linalg import matmul
 from jgmm.numerics.pytree import pytree
 from jgmm.numerics.typing import ArrayLike
@@ -74,7 +75,7 @@ class Source:
         Raises:
             InputError: If n < 0 or `component` is not one of the mixture's.
         """
-        check(isinstance(n, int | np.integer), f"n must be a whole number, got {n!r}.")
+        key, n = as_key(key), check_count("n", n, least=0)
         key_code, key_residual = jax.random.split(key)
         z, k = self.gmm.sample(key_code, n, component=component, return_components=True)
         x0 = _decode(key_residual, self, z)
@@ -93,8 +94,9 @@ class Source:
             "this source was fitted with residual 'none': it lives on a subspace and has no density over images. "
             "Fit with residual 'spectrum' or 'isotropic'.",
         )
-        x0 = jnp.asarray(x0)
-        check(jnp.issubdtype(x0.dtype, jnp.floating), f"expected normalized images, floating point, got {x0.dtype}.")
+        whole = np.issubdtype(getattr(x0, "dtype", float), np.integer)
+        check(not whole, f"x0 must be normalized images, floating point, got {getattr(x0, 'dtype', '')}.")
+        x0 = as_floats("x0", x0)
         check(x0.shape[1:] == self.shape, f"expected images of shape {('n', *self.shape)}, got {x0.shape}.")
         return _log_prob(self, x0)
 
@@ -126,8 +128,7 @@ def log_prob(model: Any, x: ArrayLike) -> Array:
 
 
 def _check_model(model: Any) -> None:
-    known = hasattr(model, "sample") and hasattr(model, "log_prob")
-    check(known, f"expected a jgmm.Source or a jgmm.GMM, as jgmm.load returns them, got {type(model).__name__}.")
+    check_kind("model", model, (Source, GMM), "a jgmm.Source or a jgmm.GMM, as jgmm.load returns them")
 
 
 def unnormalized(gmm: GMM, encoder: Encoder, shape: tuple[int, ...]) -> Source:
@@ -139,6 +140,10 @@ def unnormalized(gmm: GMM, encoder: Encoder, shape: tuple[int, ...]) -> Source:
     >>> jgmm.unnormalized(gmm, Identity(2), (2,))
     Source(GMM(k=1, d=2, covariance='spherical', dtype=float32), encoder='identity', shape=(2,))
     """
+    check_kind("gmm", gmm, GMM, "a jgmm.GMM")
+    check_kind("encoder", encoder, Encoder, "an encoder, such as jgmm.encoder.identity.Identity(d)")
+    check_kind("shape", shape, tuple, "a tuple, such as (32, 32, 3)")
+    shape = tuple(check_count("shape", length) for length in shape)
     ones = jnp.ones((1,) * len(shape), gmm.means.dtype)
     return Source(gmm, encoder, jnp.zeros_like(ones), ones, shape)
 
@@ -177,7 +182,7 @@ def pool(mean: Array, variance: Array, axes: tuple[int, ...]) -> tuple[Array, Ar
     return mean.mean(axis=axes, keepdims=True), jnp.sqrt(pooled)
 
 
-def normalize(source: Source, kind: str = "channel", *, samples: tuple[PRNGKeyArray, int, int] | None = None) -> Source:
+def normalize(source: Source, kind: Any = "channel", *, samples: tuple[PRNGKeyArray, int, int] | None = None) -> Source:
     """The source with its normalization set so that x0 has mean 0 and standard deviation 1.
 
     Args:
@@ -193,13 +198,21 @@ def normalize(source: Source, kind: str = "channel", *, samples: tuple[PRNGKeyAr
     >>> jgmm.normalize(jgmm.unnormalized(gmm, Identity(2), (2,)), "pixel").mean.tolist()
     [1.0, 5.0]
     """
+    check_kind("source", source, Source, "a jgmm.Source")
     axes = NORMALIZATIONS.resolve(kind)(source.shape)
     raw = replace(source, mean=jnp.zeros_like(source.mean), std=jnp.ones_like(source.std))
     if axes is None:
         return raw
-    mean, variance = pixel_moments(raw) if samples is None else sampled_moments(raw, *samples)
+    mean, variance = pixel_moments(raw) if samples is None else sampled_moments(raw, *_samples(samples))
     mean, std = pool(mean, variance, axes)
     return replace(source, mean=mean, std=std)
+
+
+def _samples(samples: Any) -> tuple[Any, int, int]:
+    fits = isinstance(samples, tuple) and len(samples) == 3
+    check(fits, f"samples must be (key, n, batch_size), got {short(samples)}.")
+    key, n, batch_size = samples
+    return as_key(key, "the key of samples"), check_count("n of samples", n, 2), check_count("batch_size", batch_size)
 
 
 def sampled_moments(source: Source, key: PRNGKeyArray, n: int, batch_size: int) -> tuple[Array, Array]:

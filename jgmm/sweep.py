@@ -16,13 +16,16 @@ def main(args: Sequence[str] | None = None) -> None:
 
     import jax
 
+    from jgmm.checkpoint.lock import locked
+
     cli.compile_once()
     jax.config.update("jax_enable_x64", options.dtype == "float64")
-    with jax.default_matmul_precision(options.precision):
+    with locked(options.folder), jax.default_matmul_precision(options.precision):
         _run(options)
 
 
 def _run(options: SweepOptions) -> None:
+    from jgmm.checkpoint.journal import Mark
     from jgmm.commands import fitting, selection
     from jgmm.commands.codes import fit_encoder, to_codes
     from jgmm.commands.inputs import check_data, check_free, prepare
@@ -32,7 +35,7 @@ def _run(options: SweepOptions) -> None:
     begun = time.perf_counter()
     folder, table = options.folder, options.folder / "sweep.csv"
     check(not table.exists(), f"{folder} already holds a sweep: choose another --out, or delete it first.")
-    check_free(folder / "best")
+    check_free(folder)
     data = prepare(options, max(options.k))
     check_data(options, data)
     if data.held_out is None:
@@ -41,11 +44,6 @@ def _run(options: SweepOptions) -> None:
         encoder, spectrum = fit_encoder(options, data.train)
         train = to_codes(options, data.train, encoder, spectrum)
         held_out = to_codes(options, data.held_out, encoder, spectrum)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"cannot write to {folder}: {error}") from error
-
         print(selection.HEADER)
         rows, best = [], None
         for row, state in selection.compare(options, train, held_out, clock):
@@ -62,7 +60,9 @@ def _run(options: SweepOptions) -> None:
         fits.comparison(picture, rows, (row.covariance_type, row.k), options.criterion)
         print(f"\nbest by {options.criterion}: {row.covariance_type} covariances, K={row.k}\n{table}\n{picture}")
         (folder / "best").mkdir(exist_ok=True)
-        fitting.finish(options.at(row.k, row.covariance_type), data, train, state, [], clock, begun)
+        fitting.finish(
+            options.at(row.k, row.covariance_type), data, train, fitting.Found(state, Mark(), []), clock, begun
+        )
 
 
 if __name__ == "__main__":

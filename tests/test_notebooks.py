@@ -1,4 +1,4 @@
-"""Every notebook runs from top to bottom, in its short mode."""
+"""Every notebook runs from top to bottom, in its short mode; the longest two in `make test-slow`."""
 
 from pathlib import Path
 
@@ -7,9 +7,12 @@ import pytest
 from nbclient import NotebookClient
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+LONG = ("02_mixtures", "03_flow_between_mixtures")
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path", [pytest.param(p, id=p.stem, marks=[pytest.mark.slow] if p.stem in LONG else []) for p in NOTEBOOKS]
+)
 def test_notebook_runs(path, monkeypatch, tmp_path):
     monkeypatch.setenv("JGMM_SHORT", "1")
     # What the notebooks compute is tested elsewhere; here they only have to run.

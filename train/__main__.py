@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 from jgmm.commands import cli
 from train import config
@@ -18,13 +19,17 @@ def main(args: Sequence[str] | None = None) -> None:
     if options.distributed:
         sharding.join()
 
+    import jax
+
+    from jgmm.checkpoint.lock import locked
     from train import loop, runs
 
     cli.compile_once()
-    if options.resume:
-        options = config.resumed(args, runs.kept_config(options.run_folder))
-        options.check()
-    loop.train(options)
+    with locked(options.run_folder) if jax.process_index() == 0 else nullcontext():
+        if options.resume:
+            options = config.resumed(args, runs.kept_config(options.run_folder))
+            options.check()
+        loop.train(options)
 
 
 if __name__ == "__main__":

@@ -12,13 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jgmm.checkpoint.arrays import by_name
+from jgmm.checkpoint.files import read_arrays, write_arrays
 from jgmm.checkpoint.legacy import source_of_description
 from jgmm.checkpoint.structure import abstract, describe
 from jgmm.data import Images
 from jgmm.encoder.base import Encoder
 from jgmm.encoder.identity import Identity
 from jgmm.encoder.zca import ZCA, fit_zca
-from jgmm.errors import InputError
+from jgmm.errors import InputError, check
 from train import sources
 from train.config import Config
 from train.registry import SOURCES, SPACES
@@ -54,13 +55,20 @@ def build(config: Config, images: Images) -> Base:
 
 def structure(base: Base) -> dict[str, Any]:
     """What `load` rebuilds it from, as JSON."""
-    return {"space": describe(base.space), "source": describe(base.source, _types(type(base.source)))}
+    kind = type(base.source)
+    if kind.__name__ not in _types():
+        raise InputError(
+            f"a run cannot be made with the source {kind.__name__}, which nothing could read back: register the class, "
+            "with a method build, in train.registry.SOURCES."
+        )
+    return {"space": describe(base.space), "source": describe(base.source, _types())}
 
 
-def save(folder: Path, base: Base) -> None:
-    """Write the arrays. Raises OSError if they cannot be written."""
+def save(folder: Path, base: Base) -> dict[str, str]:
+    """Write the arrays; returns the digest of their file, by its name. Raises InputError if they cannot be written."""
     arrays = by_name(base._asdict())
-    np.savez(folder / FILE, **{name: array for name, array in arrays.items() if _kept_as(name) == name})
+    kept = {name: array for name, array in arrays.items() if _kept_as(name) == name}
+    return {FILE: write_arrays(folder / FILE, kept)}
 
 
 def load(folder: Path, content: dict[str, Any], config: Config) -> Base:
@@ -77,11 +85,9 @@ def load(folder: Path, content: dict[str, Any], config: Config) -> Base:
         target = _target_of_format_1(content, config)
     wanted, tree = by_name(target), jax.tree.structure(target)
     names = list(map(_kept_as, wanted)) if named else [f"arr_{i}" for i in range(len(wanted))]
-    try:
-        with np.load(folder / FILE) as file:
-            leaves = [jnp.asarray(file[name]) for name in names]
-    except Exception as error:  # numpy raises many kinds for a file that is none of its own
-        raise InputError(f"{folder / FILE} is missing or damaged: {error}") from error
+    arrays = read_arrays(folder / FILE, content.get("files", {}).get(FILE))
+    check(arrays.keys() >= set(names), f"{folder / FILE} is damaged: it lacks arrays of the run's config.json.")
+    leaves = [jnp.asarray(arrays[name]) for name in names]
     if [leaf.shape for leaf in leaves] != [leaf.shape for leaf in wanted.values()]:
         raise InputError(f"{folder / FILE} is damaged: its arrays are not those of the run's config.json.")
     found = jax.tree.unflatten(tree, leaves)
@@ -105,7 +111,7 @@ def _kept_as(name: str) -> str:
     return name.removeprefix("source.") if name.startswith("source.space.") else name
 
 
-def _types(*more: type) -> dict[str, type]:
+def _types() -> dict[str, type]:
     """The types of sources that a run folder may name."""
     found = [member for member in SOURCES.values() if isinstance(member, type)]
-    return {kind.__name__: kind for kind in (Mixture, *found, *more)}
+    return {kind.__name__: kind for kind in (Mixture, *found)}

@@ -4,16 +4,26 @@ import contextlib
 from dataclasses import fields
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from jgmm.checkpoint.arrays import quiet
-from jgmm.errors import InputError, check
+from jgmm.checkpoint.arrays import ORBAX, fingerprint, quiet
+from jgmm.checkpoint.files import SEAL, faults, first_line, seal
+from jgmm.errors import InputError, check, fault
 
 FOLDER = "checkpoints"
+# The items of a checkpoint: the state, and JSON with its fingerprint and what the log needs to go on.
+STATE, NUMBERS = "default", "numbers"
+
+
+class Saved(NamedTuple):
+    """A training state that was read back, and what else was kept with it."""
+
+    state: Any
+    numbers: dict[str, Any]
 
 
 class Checkpoints:
@@ -22,11 +32,11 @@ class Checkpoints:
     def __init__(self, run: Path, keep_last: int = 1, keep_every: int | None = None):
         self.folder = run.absolute() / FOLDER
         # What orbax's threads log, with tracebacks, `save` and `wait` raise.
-        self.silence = quiet("absl", "asyncio")
+        self.silence = quiet(*ORBAX)
         options = ocp.CheckpointManagerOptions(max_to_keep=keep_last, keep_period=keep_every, create=True)
-        self.manager = ocp.CheckpointManager(
-            self.folder, options=options, item_handlers=ocp.StandardCheckpointHandler()
-        )
+        handlers = {STATE: ocp.StandardCheckpointHandler(), NUMBERS: ocp.JsonCheckpointHandler()}
+        with faults(f"write to {self.folder}"):
+            self.manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
 
     def __enter__(self) -> "Checkpoints":
         self.silence.__enter__()
@@ -48,12 +58,16 @@ class Checkpoints:
         """Of the checkpoints there are, ascending."""
         return sorted(self.manager.all_steps())
 
-    def save(self, step: int, state: Any) -> None:
-        """Begin to write a state. Raises InputError if this, or the one before, cannot be written."""
+    def save(self, step: int, state: Any, numbers: dict[str, Any]) -> None:
+        """Begin to write a state, and JSON beside it. Raises InputError if this, or the one before, cannot be written,
+        and for a state that is not finite."""
         if step in self.steps:
             return
+        content = {**numbers, "fingerprint": fingerprint(state)}
+        sealed = {**content, SEAL: seal(content)}
         try:
-            self.manager.save(step, args=ocp.args.StandardSave(state), force=True)
+            items = {STATE: ocp.args.StandardSave(state), NUMBERS: ocp.args.JsonSave(sealed)}
+            self.manager.save(step, args=ocp.args.Composite(**items), force=True)
         except Exception as error:  # orbax raises what its threads raised
             raise self._failed(error) from error
 
@@ -64,37 +78,76 @@ class Checkpoints:
         except Exception as error:
             raise self._failed(error) from error
 
-    def load(self, target: Any, step: int | None = None) -> Any:
+    def load(self, target: Any, step: int | None = None) -> Saved:
         """The newest state, or that of a step, of the structure, and on the devices, of `target`.
 
         Raises:
-            InputError: If there is none, and if it is of another network: the first parameter that differs is named.
+            InputError: If there is none; if it is damaged, and then the newest one that is whole is named; and if it is
+                of another network: the first parameter that differs is named.
         """
         check(bool(self.steps), f"{self.folder} holds no checkpoint: the training was interrupted before its first.")
         step = self.steps[-1] if step is None else step
         check(step in self.steps, f"{self.folder} holds no checkpoint of step {step}, only {self.steps}.")
         try:
-            found = self.manager.item_metadata(step)
-            old = "optimiser" in getattr(found, "tree", found)
-            asked = _before_0_2(target) if old else target
-            _check_same(found, asked)
-            state = self.manager.restore(step, args=ocp.args.StandardRestore(asked))
-            return type(target)(**{f.name: state[_name_before_0_2(f.name)] for f in fields(target)}) if old else state
+            return self._load(target, step)
+        except Damaged as damage:
+            older = (n for n in reversed(self.steps) if n != step)
+            good = next((n for n in older if self._is_whole(target, n)), None)
+            remedy = f" That of step {good} is whole: sample with --step {good}; to go on, delete the folder {step}."
+            said = f"the checkpoint of step {step} in {self.folder} is damaged ({damage})."
+            raise InputError(said + ("" if good is None else remedy)) from damage
+
+    def _load(self, target: Any, step: int) -> Saved:
+        place = self.folder / str(step)
+        try:
+            with faults(f"read {place}"):
+                found = self.manager.item_metadata(step)[STATE]
+                old = "optimiser" in getattr(found, "tree", found)
+                asked = _before_0_2(target) if old else target
+                _check_same(found, asked)
+                items: dict[str, Any] = {STATE: ocp.args.StandardRestore(asked)}
+                if (place / NUMBERS).exists():
+                    items[NUMBERS] = ocp.args.JsonRestore()
+                both = self.manager.restore(step, args=ocp.args.Composite(**items))
         except InputError:
             raise
-        except Exception as error:
-            others = [n for n in self.steps if n != step]
-            remedy = f" Those of {others} may be whole: sample with --step; to go on, delete the folder {step}."
-            said = f"the checkpoint of step {step} in {self.folder} is damaged ({_first_line(error)})."
-            raise InputError(said + (remedy if others else "")) from error
+        except Exception as error:  # orbax raises many kinds for what it cannot read
+            raise Damaged(first_line(error)) from error
+        state, numbers = both[STATE], both.get(NUMBERS)
+        if old:
+            state = type(target)(**{f.name: state[_name_before_0_2(f.name)] for f in fields(target)})
+        if numbers is None:  # of a version before these were kept
+            fingerprint(state)
+            return Saved(state, {})
+        return Saved(state, _unsealed(numbers, state))
+
+    def _is_whole(self, target: Any, step: int) -> bool:
+        try:
+            self._load(target, step)
+        except (Damaged, InputError):
+            return False
+        return True
 
     def _failed(self, error: Exception) -> InputError:
-        said = _first_line(error)
+        said = fault(error) or first_line(error)
         return InputError(f"cannot save to {self.folder}: {said}. The checkpoints before it are whole: {self.steps}.")
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0][:200]
+class Damaged(Exception):
+    """A checkpoint is not what was saved."""
+
+
+def _unsealed(numbers: dict[str, Any], state: Any) -> dict[str, Any]:
+    content = {name: value for name, value in numbers.items() if name != SEAL}
+    if seal(content) != numbers.get(SEAL):
+        raise Damaged(f"its {NUMBERS} are not those that were saved")
+    try:
+        same = fingerprint(state) == content["fingerprint"]
+    except InputError as error:
+        raise Damaged(str(error)) from error
+    if not same:
+        raise Damaged("its arrays are not those that were saved")
+    return content
 
 
 def _name_before_0_2(name: str) -> str:

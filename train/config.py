@@ -8,14 +8,13 @@ and a minibatch assignment (`--coupling ot`) it is published to reach an FID of 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from math import inf
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from jgmm.commands import cli
-from jgmm.commands.options import at_least, one_of, to_json
-from jgmm.errors import check
-from jgmm.registry import DATASETS, SOLVERS
+from jgmm.commands.options import check_counts, check_one_source, flag, one_of, to_json
+from jgmm.errors import check, check_number, check_seed, check_share
+from jgmm.registry import DATASETS, PIXELS, SOLVERS
 from train.registry import COUPLINGS, SPACES
 
 PROG = "python -m train"
@@ -35,11 +34,14 @@ class Config:
     dataset: Annotated[str, one_of(DATASETS)] = "cifar10"
     """The data set to train on."""
     data: Path | None = None
-    """A file of your own images instead: .npy or .npz, of shape [N, H, W, C]; floating point is taken as it is."""
+    """A file of your own images instead: .npy or .npz, of shape [N, H, W, C]."""
+    pixels: Annotated[str, one_of(PIXELS, "auto")] = "auto"
+    """The convention of a file of images in floating point: 0..1, signed ([-1, 1]), 0..255, or raw, to take it as it is
+    [default: its range tells]."""
     data_dir: Path | None = None
     """The folder that holds the CIFAR-10 files [default: $JGMM_DATA, then TensorFlow Datasets]."""
     flips: bool = True
-    """Mirror half of the images."""
+    """Mirror half of the images, where mirror images are of their kind."""
     conditional: bool = False
     """Condition on the labels of the images."""
     label_dropout: float = 0.1
@@ -131,18 +133,16 @@ class Config:
         registries = {"dataset": DATASETS, "coupling": COUPLINGS, "space": SPACES, "solver": SOLVERS}
         for name, registry in registries.items():
             registry.canonical(getattr(self, name))
-        at_least(self, base=1, blocks=1, head_channels=1, steps=1, batch_size=1, accumulate=1, warmup=0, seed=0)
-        at_least(self, log_every=1, save_every=1, keep_last=1, keep_every=1, sample_every=1, n_samples=1, nfe=1)
+        check_counts(self, base=1, blocks=1, head_channels=1, steps=1, batch_size=1, accumulate=1, warmup=0)
+        check_counts(self, log_every=1, save_every=1, keep_last=1, keep_every=1, sample_every=1, n_samples=1, nfe=1)
         for name in ("rho", "label_dropout"):
-            value = getattr(self, name)
-            check(0 <= value <= 1, f"--{name.replace('_', '-')} must be from 0 to 1, got {value}.")
+            check_number(flag(name), getattr(self, name), least=0, most=1)
         for name in ("ema", "dropout"):
-            value = getattr(self, name)
-            check(0 <= value < 1, f"--{name} must be from 0 up to, not including, 1, got {value}.")
+            check_share(flag(name), getattr(self, name))
         for name in ("learning_rate", "clip", "zca_epsilon", "time_scale"):
-            value = getattr(self, name)
-            check(0 < value < inf, f"--{name.replace('_', '-')} must be above 0 and finite, got {value}.")
-        check(self.seed < 2**32, f"--seed must be below 2**32, got {self.seed}.")
+            check_number(flag(name), getattr(self, name), least=0, open_ends=True)
+        check_seed("--seed", self.seed)
+        check_one_source(self)
         check(self.base % 2 == 0, f"--base must be even, got {self.base}.")
         positive = len(self.multipliers) > 0 and min(self.multipliers) >= 1
         check(positive, f"--multipliers must be at least one number from 1 up, got {self.multipliers}.")
@@ -166,6 +166,7 @@ class Config:
         known = {field.name for field in fields(cls)}
         strange = sorted(values.keys() - known)
         check(not strange, f"the run has options that this version does not know: {', '.join(strange)}.")
+        values = {"pixels": "raw", **values}  # as versions before this option took them
         typed: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
         paths = {n: Path(typed[n]) for n in ("out", "data", "data_dir") if typed.get(n) is not None}
         return replace(PRESETS[values.get("preset", "cifar10")], **(typed | paths))
@@ -191,7 +192,7 @@ class Config:
         )
         names = [f.name for f in fields(self) if f.name not in free]
         differing = [name for name in names if getattr(self, name) != getattr(other, name)]
-        return f"--{differing[0].replace('_', '-')}" if differing else None
+        return flag(differing[0]) if differing else None
 
 
 TINY = Config(

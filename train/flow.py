@@ -39,6 +39,6 @@ def load(run: Path, parameters: str = "average", step: int | None = None) -> Flo
     target = jax.eval_shape(lambda p: steps.begin(config, p), blank)
     places = sharding.of_state(sharding.mesh(), target, config.fsdp)
     with Checkpoints(run, config.keep_last, config.keep_every) as saved:
-        state = saved.load(abstract(target, places), step)
+        state = saved.load(abstract(target, places), step).state
     chosen = state.average if parameters == "average" else state.parameters
     return Flow(structure, chosen, source, space, shape, classes)

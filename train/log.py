@@ -1,6 +1,5 @@
 """What a training tells: metrics.jsonl, TensorBoard, a progress bar, and grids of samples."""
 
-import json
 import sys
 import time
 from pathlib import Path
@@ -9,9 +8,11 @@ from typing import Any
 import jax
 import numpy as np
 from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import image, scalar
 from tqdm import tqdm
+
+from jgmm.checkpoint.journal import Journal, Mark
 
 METRICS = "metrics.jsonl"
 
@@ -21,19 +22,20 @@ class Log:
     before), images_per_second, seconds (since the start of this process), ema (the decay of the average), and with
     which parameters the grids are drawn."""
 
-    def __init__(self, folder: Path, batch_size: int, begin: int, steps: int):
-        self.folder, self.batch_size = folder, batch_size
+    def __init__(self, folder: Path, batch_size: int, begin: int, steps: int, mark: Mark | None):
+        self.batch_size = batch_size
         self.first = jax.process_index() == 0
         self.board = None
         if self.first:
+            self.journal = Journal(folder / METRICS, mark)
             # Written here and now: on a full disk the library's own thread would die, and the training wait for it.
             (folder / "tensorboard").mkdir(exist_ok=True)
             self.board = EventsWriter(str(folder / "tensorboard" / "events"))
+            # Of steps that are made again TensorBoard forgets the first.
+            self._write(Event(wall_time=time.time(), step=begin + 1, session_log=SessionLog(status=SessionLog.START)))
         self.bar = tqdm(total=steps, initial=begin, unit="step", disable=not (self.first and sys.stderr.isatty()))
         self.start = self.since = time.perf_counter()
         self.step = begin
-        if self.first:
-            _keep_until(folder / METRICS, begin)
 
     def log(self, step: int, means: dict[str, float]) -> None:
         """The means of the steps since the last call."""
@@ -44,8 +46,7 @@ class Log:
         if self.board is None:
             return
         line = {"step": step, **means, "images_per_second": speed, "seconds": now - self.start, "samples": "ema"}
-        with (self.folder / METRICS).open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        self.journal.write(line)
         for name, value in line.items():
             if name not in ("step", "samples"):
                 self._tell(step, scalar(name, value))
@@ -59,9 +60,17 @@ class Log:
         """A picture [H, W, C] in [0, 1], for TensorBoard."""
         self._tell(step, image("samples", grid, dataformats="HWC"))
 
+    @property
+    def mark(self) -> Mark:
+        """How far the journal has come; on other processes than the first it is the beginning."""
+        return self.journal.mark if self.first else Mark()
+
     def _tell(self, step: int, summary: Any) -> None:
+        self._write(Event(wall_time=time.time(), step=step, summary=summary))
+
+    def _write(self, event: Event) -> None:
         if self.board is not None:
-            self.board.write_event(Event(wall_time=time.time(), step=step, summary=summary))
+            self.board.write_event(event)
             self.board.flush()
 
     def resume_clock(self) -> None:
@@ -73,16 +82,3 @@ class Log:
         self.bar.close()
         if self.board is not None:
             self.board.close()
-
-
-def _keep_until(path: Path, step: int) -> None:
-    """Drop the lines of steps that will be made again."""
-    kept = []
-    for text in path.read_text().splitlines() if path.exists() else ():
-        try:
-            made = json.loads(text)["step"]
-        except (ValueError, KeyError, TypeError):  # the line that was being written when the process died
-            continue
-        if made <= step:
-            kept.append(text + "\n")
-    path.write_text("".join(kept))

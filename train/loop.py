@@ -10,6 +10,8 @@ import numpy as np
 from flax import nnx
 from jax.experimental import multihost_utils
 
+from jgmm.checkpoint.files import faults
+from jgmm.checkpoint.journal import Mark
 from jgmm.commands.inputs import check_free
 from jgmm.data import is_image
 from jgmm.errors import InputError
@@ -34,10 +36,8 @@ def train(config: Config) -> None:
     Raises:
         InputError: For bad input, when the loss is no longer finite, and when the disk is full.
     """
-    try:
+    with faults(f"write to {config.run_folder}, in which what was saved before is whole"):
         asked = _train(config)
-    except OSError as error:
-        raise InputError(f"cannot write to {config.run_folder}: {error}. What was saved before is whole.") from error
     if asked == signal.SIGINT:
         raise KeyboardInterrupt
 
@@ -51,6 +51,7 @@ def _train(config: Config) -> int:
         check_free(folder, "go on with --resume, or choose another --out")
     mesh = sharding.mesh()
     setup = setups.build(config)
+    config = setup.config
     model = setups.network(config, setup.images.shape, setup.classes)
     structure, parameters = nnx.split(model)
     data = setup.images
@@ -69,25 +70,36 @@ def _train(config: Config) -> int:
     noise = _fixed_noise(config, inputs)
     labels = jnp.arange(config.n_samples, dtype=jnp.int32) % setup.classes if setup.classes else None
 
+    def batch_of(at: int) -> tuple[jax.Array, jax.Array | None]:
+        index = sharding.spread(indices(config.seed, at, len(data), config.batch_size), mesh)
+        if not setup.inputs.coupling.assigned:
+            return index, None
+        return index, sharding.spread(couplings.assign(np.asarray(cost(inputs, jnp.array(at), index))), mesh)
+
     # Signals are noted until all is on disk.
     with _Signals() as stop, Checkpoints(folder, config.keep_last, config.keep_every) as saved:
+        seen: list[dict[str, Any]] = []
+        mark: Mark | None = Mark()
         if saved.steps and config.resume:
-            state = saved.load(abstract(state, places))
+            state, numbers = saved.load(abstract(state, places))
+            mark, seen = Mark(**numbers["journal"]) if numbers else None, numbers.get("seen", [])
             print(f"resuming after step {int(state.step)}")
         else:
             state = jax.device_put(state, places)
-        at, seen = int(state.step), []
+        at = int(state.step)
         if at >= config.steps:
             print(f"nothing to do: --steps {config.steps} are made. Give more to go on.")
-        log = Log(folder, config.batch_size, at, config.steps)
+        log = Log(folder, config.batch_size, at, config.steps, mark)
+
+        def save() -> None:
+            """Save the state, if the next step, made on a copy, finds it sound."""
+            after, _ = advance(jax.tree.map(jnp.copy, state), inputs, *batch_of(at))
+            _check_finite(after, folder)
+            saved.save(at, state, {"journal": log.mark._asdict(), "seen": [_numbers(values) for values in seen]})
+
         stopped = False
         while at < config.steps and not stopped:
-            index = sharding.spread(indices(config.seed, at, len(data), config.batch_size), mesh)
-            order = None
-            if setup.inputs.coupling.assigned:
-                found = couplings.assign(np.asarray(cost(inputs, jnp.array(at), index)))
-                order = sharding.spread(found, mesh)
-            state, values = advance(state, inputs, index, order)
+            state, values = advance(state, inputs, *batch_of(at))
             at += 1
             seen.append(values)
             last = at == config.steps
@@ -96,20 +108,22 @@ def _train(config: Config) -> int:
                 log.log(at, _means(seen))
                 seen = []
             if at % config.save_every == 0 or last:
-                _check_finite(state, folder)
-                saved.save(at, state)
+                save()
             if (at % config.sample_every == 0 or last) and is_image(data.shape):
                 grid = draw(structure, state.average, inputs.space, noise, labels, config.solver, config.nfe).x
                 log.picture(at, _write_grid(folder / f"samples-{at:07d}.png", np.asarray(grid)))
                 log.resume_clock()
             stopped = stop.agreed(at % config.log_every == 0)
         if stopped:
-            _check_finite(state, folder)
-            saved.save(at, state)
-            print(f"stopped after step {at}; go on with --resume")
+            save()
+            print(f"stopped after step {at}; go on with: python -m train --out {folder} --resume")
         log.close()
     print(f"run: {folder}")
     return stop.asked
+
+
+def _numbers(values: dict[str, Any]) -> dict[str, float]:
+    return {name: float(np.asarray(value)) for name, value in values.items()}
 
 
 def _means(seen: list[dict[str, Any]]) -> dict[str, float]:

@@ -1,21 +1,22 @@
 """The folder of a training: what it is, and how to go on with it."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from jgmm.checkpoint.files import versions, write_json
+from jgmm.checkpoint.files import read_json, reading, versions, write_json
 from jgmm.data import Images
-from jgmm.errors import InputError, check
+from jgmm.errors import check
 from train import base
 from train.base import Base
 from train.config import Config
 
 CONFIG = "config.json"
 KIND = "jgmm.flow"
+# Trainings before this format had no seals and named none.
+FORMAT = 3
 
 
 def begin(config: Config, images: Images, classes: int, start: Base) -> None:
@@ -26,30 +27,31 @@ def begin(config: Config, images: Images, classes: int, start: Base) -> None:
     if config.resume:
         write_json(folder / CONFIG, read(folder) | {"config": config.to_json()})
         return
+    folder.mkdir(parents=True, exist_ok=True)
     content = {
         "kind": KIND,
+        "format": FORMAT,
         "config": config.to_json(),
         "shape": list(images.shape),
         "classes": classes,
         "data_sha256": images.sha256,
         "base": base.structure(start),
+        "files": base.save(folder, start),
         "versions": versions(),
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    base.save(folder, start)
     write_json(folder / CONFIG, content)
 
 
 def read(folder: Path) -> dict[str, Any]:
     """The config.json of a training. Raises InputError if there is none."""
     path = folder / CONFIG
-    check(path.is_file(), f"no training at {folder}: expected a folder written by `python -m train`.")
-    try:
-        content = json.loads(path.read_text())
-    except ValueError as error:
-        raise InputError(f"{path} is not valid JSON ({error}): the run is damaged.") from error
-    kind = content.get("kind") if isinstance(content, dict) else None
+    with reading(path):
+        there = path.is_file()
+    check(there, f"no training at {folder}: expected a folder written by `python -m train`.")
+    content = read_json(path, sealed_from=FORMAT)
+    kind, form = content.get("kind"), content.get("format", 0)
     check(kind == KIND, f"{folder} holds a run of another kind ({kind!r}): expected one of `python -m train`.")
+    check(form <= FORMAT, f"{folder} has format {form}, newer than the {FORMAT} this version reads: upgrade jgmm.")
     missing = {"config", "shape", "classes", "data_sha256"} - content.keys()
     missing |= set() if {"base", "mixture"} & content.keys() else {"base"}
     check(not missing, f"{path} is damaged: it lacks {', '.join(sorted(missing))}.")

@@ -1,18 +1,19 @@
 """`python -m train.sample RUN`: images of a trained flow."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
-from jgmm.commands import cli
+from jgmm.commands import cli, outputs
 from jgmm.commands.options import one_of
-from jgmm.errors import InputError, check
+from jgmm.errors import check, check_count, check_number, check_seed
 from jgmm.registry import SOLVERS
 
+PROG = "python -m train.sample"
 TIMES = 9
 # Draws that the share of rejected ones is estimated from.
 SHARED = 1024
@@ -48,6 +49,8 @@ class Options:
     """The array file to write: the images, in [-1, 1], and the x0 they came from."""
     trajectory: Path | None = None
     """The picture to write of the way of eight images from noise."""
+    force: bool = False
+    """Overwrite files that this command has not written."""
     data_dir: Path | None = None
     """The folder that holds the CIFAR-10 files, if it has moved; --prune reads the images."""
     seed: int = 0
@@ -56,14 +59,16 @@ class Options:
 
 def main(args: Sequence[str] | None = None) -> None:
     """Parse, load, draw, write."""
-    options = cli.parse(Options, prog="python -m train.sample", args=args)
-    check(options.n >= 1, f"--n must be at least 1, got {options.n}.")
-    check(options.batch_size >= 1, f"--batch-size must be at least 1, got {options.batch_size}.")
-    check(isfinite(options.guidance), f"--guidance must be finite, got {options.guidance}.")
-    check(0 <= options.seed < 2**32, f"--seed must be from 0 to below 2**32, got {options.seed}.")
-    cli.check_output("--npz", options.npz, ".npz")
-    cli.check_picture("--out", options.out)
-    cli.check_picture("--trajectory", options.trajectory)
+    options = cli.parse(Options, prog=PROG, args=args)
+    check_count("--n", options.n)
+    check_count("--batch-size", options.batch_size)
+    check_number("--guidance", options.guidance)
+    check_seed("--seed", options.seed)
+    outputs.check_output("--out", _picture(options), outputs.PICTURES, PROG, options.force)
+    outputs.check_output("--trajectory", options.trajectory, outputs.PICTURES, PROG, options.force)
+    outputs.check_output("--npz", options.npz, outputs.ARRAYS, PROG, options.force)
+    if _picture(options):
+        outputs.check_grid("--n", options.n, "write them with --npz FILE alone")
 
     from train.sampler import check_solver
 
@@ -83,12 +88,14 @@ def _run(options: Options) -> None:
     from train.sampler import images
 
     flow = load(options.run, options.parameters, options.step)
-    out = options.out or (None if options.npz else Path("grid.png"))
+    out = _picture(options)
     unseen = out is None and options.trajectory is None
     check(
         unseen or is_image(flow.shape),
         f"{options.run} makes images of shape {flow.shape}, which no picture shows: write them with --npz FILE.",
     )
+    # x0 and the images, in lists and joined.
+    outputs.check_memory("--n", options.n, 4 * 4 * math.prod(flow.shape))
     labels = _labels(options, flow.classes)
     key = jax.random.key(options.seed)
     source = _pruned(options, flow, key) if options.prune else flow.source
@@ -112,22 +119,26 @@ def _run(options: Options) -> None:
     evaluations = " to ".join(map(str, sorted({min(made), max(made)})))  # dopri5 chooses for every batch
     how_many = f"{options.n} images, {options.solver}, {evaluations} evaluations of the velocity"
     print(f"{how_many}, {options.parameters} parameters")
-    try:
-        if options.npz:
-            np.savez(
-                options.npz, images=pixels, x0=np.concatenate(starts), **({} if labels is None else {"labels": labels})
-            )
-        if out:
-            sample_grid(out, pixels)
-        if options.trajectory:
-            times = jnp.linspace(0, 1, TIMES)
-            frames = np.asarray(follow(jnp.asarray(starts[0][:8]), 0, times).x)
-            trajectories(options.trajectory, frames, np.asarray(times))
-    except OSError as error:
-        raise InputError(f"cannot write {error.filename or 'the images'}: {error.strerror}.") from error
-    for path in (out, options.npz, options.trajectory):
-        if path:
-            print(path)
+    finite = bool(np.isfinite(pixels).all())
+    check(finite, "the images are not finite: the flow has diverged; take an earlier --step or another solver.")
+    if options.npz:
+        content = {"images": pixels, "x0": np.concatenate(starts), **({} if labels is None else {"labels": labels})}
+        outputs.arrays(options.npz, content, PROG)
+    if out:
+        with outputs.picture(out, PROG) as path:
+            sample_grid(path, pixels)
+    if options.trajectory:
+        times = jnp.linspace(0, 1, TIMES)
+        frames = np.asarray(follow(jnp.asarray(starts[0][:8]), 0, times).x)
+        with outputs.picture(options.trajectory, PROG) as path:
+            trajectories(path, frames, np.asarray(times))
+    for written in (out, options.npz, options.trajectory):
+        if written:
+            print(written)
+
+
+def _picture(options: Options) -> Path | None:
+    return options.out or (None if options.npz else Path("grid.png"))
 
 
 def _pruned(options: Options, flow: Any, key: Any) -> Any:

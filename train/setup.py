@@ -1,6 +1,6 @@
 """What a training reads and the network it trains, built from its options."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -9,6 +9,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array
 
+from jgmm.commands.inputs import say_remark
 from jgmm.data import Images, arrays, load
 from jgmm.errors import InputError, check
 from train import base, couplings, runs
@@ -26,12 +27,14 @@ class Setup:
     """The data and what is made of them once.
 
     Attributes:
+        config: the options, as the data settle them.
         images: the training images.
         classes: how many labels there are, or 0 for an unconditional flow.
         base: where the flow runs and starts.
         inputs: what a training step reads.
     """
 
+    config: Config
     images: Images
     classes: int
     base: Base
@@ -40,7 +43,7 @@ class Setup:
 
 def load_images(config: Config) -> Images:
     """The training images. Raises InputError unless they are images whose sides the levels of the network can halve."""
-    images = arrays.load(config.data) if config.data else load(config.dataset, config.data_dir)
+    images = arrays.load(config.data, config.pixels) if config.data else load(config.dataset, config.data_dir)
     check(len(images.shape) == 3, f"expected images [N, H, W, C], got {images.pixels.shape}.")
     factor = 2 ** (len(config.multipliers) - 1)
     h, w, _ = images.shape
@@ -59,6 +62,10 @@ def build(config: Config) -> Setup:
         InputError: For options that do not fit the data, and for other data than those of a resumed run.
     """
     images = load_images(config)
+    say_remark(images)
+    if config.flips and not images.has_mirror_images and not config.resume:
+        print(f"mirror images of {images.name} are none of their kind: --no-flips")
+        config = replace(config, flips=False)
     labels = _labels(images) if config.conditional else None
     classes = 0 if labels is None else int(labels.max()) + 1
     check(len(images) >= config.batch_size, f"{len(images)} images are fewer than --batch-size {config.batch_size}.")
@@ -68,7 +75,7 @@ def build(config: Config) -> Setup:
     else:
         start = base.build(config, images)
     coupling = couplings.build(config, images, start.source)
-    return Setup(images, classes, start, StepInputs(jnp.asarray(images.pixels), labels, start.space, coupling))
+    return Setup(config, images, classes, start, StepInputs(jnp.asarray(images.pixels), labels, start.space, coupling))
 
 
 def _labels(images: Images) -> Array:

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from jgmm.checkpoint.models import load_source, read_config
+from jgmm.commands.inputs import check_convention
 from jgmm.covariance.diag import Diag
 from jgmm.data import Images, rescale
 from jgmm.encoder.base import Encoder
@@ -130,15 +131,17 @@ def fitted(config: Config, images: Images, space: Encoder) -> Mixture:
     """The mixture of a run folder. Raises InputError for images of another shape, and one computed in float64."""
     check(
         Path(config.source).is_dir(),
-        f"--source expects gaussian, mle or a run folder of jgmm.fit, got {config.source!r}, which is none.",
+        f"--source expects {', '.join(SOURCES)} or a run folder of jgmm.fit, got {config.source!r}, which is none.",
     )
-    theirs = read_config(config.source)["model"]
+    run = read_config(config.source)
+    theirs = run["model"]
     shape = tuple(theirs.get("shape", ()))
     check(
         shape == images.shape, f"--source {config.source} models images of shape {shape}, the data have {images.shape}."
     )
     single = theirs["dtype"] == "float32"
     check(single, f"--source {config.source} was computed in float64: fit it with --dtype float32.")
+    check_convention(run, images, "fit the source to these")
     params = load_source(config.source)
     _check_units(config, params, images)
     return Mixture(_for_space(params, space), space)

@@ -10,28 +10,51 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
+
+from jgmm.checkpoint.files import faults, first_line
+from jgmm.errors import InputError, check
+from jgmm.numerics.devices import default_device
+
+# A read or write that fails is raised; the other ones in flight would log theirs, with tracebacks.
+ORBAX = ("absl", "asyncio")
+# Unsigned integers as long as the elements of an array; elements of eight bytes are two words.
+WORDS = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}
 
 
 def save_arrays(path: Path, tree: Any) -> None:
-    """Write a pytree of arrays, replacing what is there once it is complete."""
+    """Write a pytree of arrays, replacing what is there once it is complete.
+
+    Raises:
+        InputError: If the disk is full, or it cannot be written for another reason of the system's.
+    """
     import orbax.checkpoint as ocp
 
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(path, tree, force=True)
+    with faults(f"write {path}"), quiet(*ORBAX), ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(path.absolute(), tree, force=True)
 
 
 def load_arrays(path: Path, target: Any) -> Any:
-    """Read a pytree written by `save_arrays`, of the structure of `target`, onto the default device."""
+    """Read a pytree written by `save_arrays`, of the structure of `target`, onto the default device.
+
+    Raises:
+        InputError: If the device, the memory or the disk fails, and if the arrays are damaged.
+    """
     import orbax.checkpoint as ocp
 
-    # A read that fails is raised; the other reads in flight would log theirs, with tracebacks.
-    with quiet("asyncio"), ocp.StandardCheckpointer() as checkpointer:
-        return checkpointer.restore(path, on_default_device(target))
+    target = on_default_device(target)
+    try:
+        with faults(f"read {path}"), quiet(*ORBAX), ocp.StandardCheckpointer() as checkpointer:
+            return checkpointer.restore(path.absolute(), target)
+    except InputError:
+        raise
+    except Exception as error:  # orbax raises a plain Exception for arrays it cannot read
+        raise InputError(f"{path} is damaged: its arrays cannot be read ({first_line(error)}).") from error
 
 
 def on_default_device(target: Any) -> Any:
-    """The shapes and dtypes of a pytree, placed on the default device."""
-    sharding = jax.sharding.SingleDeviceSharding(jnp.zeros(()).device)
+    """The shapes and dtypes of a pytree, placed on the default device. Raises InputError if that cannot be used."""
+    sharding = jax.sharding.SingleDeviceSharding(default_device())
     return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), target)
 
 
@@ -39,8 +62,43 @@ def digest(tree: Any) -> str:
     """The sha256 of all arrays of a pytree, in the order of the tree."""
     total = hashlib.sha256()
     for leaf in jax.tree.leaves(tree):
-        total.update(np.ascontiguousarray(leaf).data)
+        total.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data)
     return total.hexdigest()
+
+
+def fingerprint(tree: Any) -> str:
+    """A digest of arrays that are computed, and may be cut, over many devices: the same for any number of them.
+
+    Two sums over the words of every array, each word times an odd number that depends on its place, modulo 2**32: a bit
+    that flips changes the first for certain. Raises InputError if an array has values that are not finite.
+    """
+    sums, finite = _sums(tree)
+    check(bool(finite), "the arrays have values that are not finite.")
+    return hashlib.sha256(np.asarray(sums).tobytes()).hexdigest()
+
+
+@jax.jit
+def _sums(tree: Any) -> tuple[Array, Array]:
+    leaves = jax.tree.leaves(tree)
+    finite = jnp.array([jnp.isfinite(leaf).all() for leaf in leaves])
+    return jnp.array([_sums_of(leaf) for leaf in leaves]), finite.all()
+
+
+def _sums_of(leaf: Array) -> Array:
+    leaf = leaf.astype(jnp.uint8) if leaf.dtype == bool else leaf
+    words = jax.lax.bitcast_convert_type(leaf, WORDS[leaf.dtype.itemsize]).astype(jnp.uint32)
+    place = jnp.zeros(words.shape, jnp.uint32)
+    for axis, length in enumerate(words.shape):
+        place = place * np.uint32(length) + jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis)
+    factor = _mixed(place) | 1
+    return jnp.array([(words * factor).sum(), _mixed(words ^ factor).sum()], jnp.uint32)
+
+
+def _mixed(x: Array) -> Array:
+    """A hash of 32 bits in which every bit of x counts (Wellons, Prospecting for hash functions, 2018: lowbias32)."""
+    x = (x ^ (x >> 16)) * np.uint32(0x7FEB352D)
+    x = (x ^ (x >> 15)) * np.uint32(0x846CA68B)
+    return x ^ (x >> 16)
 
 
 def by_name(tree: Any) -> dict[str, Any]:

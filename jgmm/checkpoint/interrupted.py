@@ -1,15 +1,13 @@
 """An interrupted fit on disk: everything `--resume` goes on from, in RUN/progress.
 
-    options.json      the options of the run
-    rotation/         the fitted PCA
-    spectrum.json     its spectrum, written once rotation/ is whole
-    state/ITERATION/  the EM state, the last one kept
+    options.json     the options of the run
+    pca/             the fitted principal components, and spectrum.json
+    state-N/         the arrays of the EM state and numbers.json; the newest is kept
 
-Orbax writes a folder under a temporary name and renames it when it is complete, so that a process killed at any
-moment leaves a whole state behind.
+Every folder is written under another name and renamed once it is whole, so that a process killed at any moment leaves a
+whole state behind. Arrays and JSON have digests, which are checked when they are read.
 """
 
-import json
 import shutil
 import time
 from dataclasses import asdict, replace
@@ -20,95 +18,126 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jgmm.checkpoint.arrays import load_arrays, on_default_device, save_arrays
-from jgmm.checkpoint.files import PROGRESS, write_json
+from jgmm.checkpoint.arrays import digest, load_arrays, save_arrays
+from jgmm.checkpoint.files import PROGRESS, discard, faults, read_json, whole, write_json
+from jgmm.checkpoint.journal import Mark
 from jgmm.checkpoint.structure import abstract_gmm
 from jgmm.covariance.base import Family
 from jgmm.em.loop import EMState
 from jgmm.encoder.pca import PCA, Spectrum
+from jgmm.errors import check
 from jgmm.mixture import GMM
 
-PCA_FOLDER = "rotation"
 # Saving may take this share of the time of a fit.
 SHARE = 0.05
+# Versions of this format wrote no seals.
+FORMAT = 1
+OPTIONS, ARRAYS, NUMBERS, SPECTRUM = "options.json", "arrays", "numbers.json", "spectrum.json"
 
 
 class InterruptedFit:
     """Saves the state of a fit in a run folder, and reads it back."""
 
     def __init__(self, run: Path):
-        import orbax.checkpoint as ocp
-
         self.folder = run.absolute() / PROGRESS
-        self.folder.mkdir(parents=True, exist_ok=True)
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=1, cleanup_tmp_directories=True, enable_async_checkpointing=False
-        )
-        self.manager = ocp.CheckpointManager(self.folder / "state", options=options)
+        with faults(f"write to {run}"):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        for left in self.folder.glob(".partial-*"):
+            discard(left)
         self.saved_at, self.cost = -np.inf, 0.0
+
+    def save_options(self, options: dict[str, Any]) -> None:
+        """Keep the options of the run."""
+        write_json(self.folder / OPTIONS, {"format": FORMAT, "options": options})
 
     def save_pca(self, pca: PCA, spectrum: Spectrum) -> None:
         """Keep the fitted principal components."""
-        save_arrays(self.folder / PCA_FOLDER, pca)
         report = asdict(spectrum) | {"variances": spectrum.variances.tolist()}
-        write_json(self.folder / "spectrum.json", report | {"shape": list(pca.components.shape)})
+        self._save("pca", SPECTRUM, pca, report | {"shape": list(pca.components.shape)})
 
     def load_pca(self, dtype: Any) -> tuple[PCA, Spectrum] | None:
-        """The principal components kept, if there are any."""
-        path = self.folder / "spectrum.json"
-        if not path.exists():
+        """The principal components kept, if there are any. Raises InputError if they are damaged."""
+        if not (self.folder / "pca").exists():
             return None
-        report = json.loads(path.read_text())
-        m, p = report.pop("shape")
+        report = read_json(self.folder / "pca" / SPECTRUM)
+        sha256, (m, p) = report.pop("arrays_sha256"), report.pop("shape")
         spectrum = Spectrum(**(report | {"variances": np.array(report["variances"])}))
         target = jax.eval_shape(
             lambda: PCA(jnp.zeros(p, dtype), jnp.zeros((m, p), dtype), jnp.zeros(m, dtype), spectrum.n_codes)
         )
-        return load_arrays(self.folder / PCA_FOLDER, target), spectrum
+        return self._load("pca", sha256, target), spectrum
 
-    def save(self, state: EMState) -> None:
-        """Keep the state, unless the last save is so recent that saving would take more than its SHARE of the time."""
-        import orbax.checkpoint as ocp
-
+    def save(self, state: EMState, mark: Mark, at_once: bool = False) -> None:
+        """Keep the state and how far the journal had come; unless `at_once`, not if the last save is so recent that
+        saving would take more than its SHARE of the time."""
         start = time.monotonic()
-        if start - self.saved_at < self.cost / SHARE:
+        if not at_once and start - self.saved_at < self.cost / SHARE:
             return
         arrays: dict[str, Any] = {"gmm": state.gmm} | ({"best": state.best.gmm} if state.best else {})
         arrays |= {} if state.bounds is None else {"bounds": state.bounds}
-        numbers = _numbers(state) | {"bounded": state.bounds is not None}
-        self.manager.save(
-            (self.manager.latest_step() or 0) + 1,
-            args=ocp.args.Composite(arrays=ocp.args.StandardSave(arrays), numbers=ocp.args.JsonSave(numbers)),
-        )
+        older = self._states()
+        name = f"state-{_number(older[-1]) + 1 if older else 1}"
+        numbers = numbers_of(state) | {"bounded": state.bounds is not None, "journal": mark._asdict()}
+        self._save(name, NUMBERS, arrays, numbers)
+        for folder in older:
+            discard(folder)
         self.saved_at = time.monotonic()
         self.cost = self.saved_at - start
 
-    def load(self, k: int, shape: tuple[int, ...], family: Family, dtype: Any) -> EMState | None:
-        """The last state kept, if there is one, of a fit to rows of the given shape."""
-        import orbax.checkpoint as ocp
+    def load(self, k: int, shape: tuple[int, ...], family: Family, dtype: Any) -> tuple[EMState, Mark] | None:
+        """The last state kept, if there is one, of a fit to rows of the given shape, and how far the journal had come.
 
-        step = self.manager.latest_step()
-        if step is None:
+        Raises:
+            InputError: If it is damaged.
+        """
+        states = self._states()
+        if not states:
             return None
-        restore = ocp.args.Composite(numbers=ocp.args.JsonRestore())
-        numbers = self.manager.restore(step, args=restore)["numbers"]
+        numbers = read_json(states[-1] / NUMBERS)
+        sha256, mark = numbers.pop("arrays_sha256"), Mark(**numbers.pop("journal"))
         n, d = shape
         gmm = abstract_gmm(k, d, family, dtype)
         target: dict[str, Any] = {"gmm": gmm} | ({"best": gmm} if numbers["best"] else {})
         target |= {"bounds": jax.ShapeDtypeStruct((k, n), dtype)} if numbers.pop("bounded") else {}
-        target = on_default_device(target)
-        arrays = self.manager.restore(step, args=ocp.args.Composite(arrays=ocp.args.StandardRestore(target)))
-        arrays = arrays["arrays"]
-        best = _state(arrays["best"], numbers["best"]) if numbers["best"] else None
-        return replace(_state(arrays["gmm"], numbers), bounds=arrays.get("bounds"), best=best)
+        arrays = self._load(states[-1].name, sha256, target)
+        best = state_of(arrays["best"], numbers["best"]) if numbers["best"] else None
+        return replace(state_of(arrays["gmm"], numbers), bounds=arrays.get("bounds"), best=best), mark
 
     def remove(self) -> None:
         """The fit is finished: forget how it got there."""
-        self.manager.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
+    def _states(self) -> list[Path]:
+        return sorted(self.folder.glob("state-*"), key=_number)
 
-def _numbers(state: EMState) -> dict[str, Any]:
+    def _save(self, name: str, described: str, arrays: Any, numbers: dict[str, Any]) -> None:
+        with whole(self.folder / name) as temporary:
+            temporary.mkdir()
+            save_arrays(temporary / ARRAYS, arrays)
+            write_json(temporary / described, numbers | {"arrays_sha256": digest(arrays)})
+
+    def _load(self, name: str, sha256: str, target: Any) -> Any:
+        arrays = load_arrays(self.folder / name / ARRAYS, target)
+        check(digest(arrays) == sha256, f"{self.folder / name} is damaged: its arrays are not those that were saved.")
+        return arrays
+
+
+def kept_options(run: Path) -> dict[str, Any] | None:
+    """The options of an interrupted fit, or None if there is none. Raises InputError if they are damaged."""
+    path = run / PROGRESS / OPTIONS
+    if not path.exists():
+        return None
+    content = read_json(path, sealed_from=FORMAT)
+    check("format" in content, f"the fit in {run} was interrupted in an earlier version of jgmm: begin it anew.")
+    return content["options"]
+
+
+def _number(state: Path) -> int:
+    return int(state.name.rpartition("-")[2])
+
+
+def numbers_of(state: EMState) -> dict[str, Any]:
+    """What a state is besides arrays, as JSON."""
     return {
         "restart": state.restart,
         "history": state.history,
@@ -118,10 +147,12 @@ def _numbers(state: EMState) -> dict[str, Any]:
         "dropped": state.dropped,
         "revived": state.revived,
         "converged": state.converged,
-        "best": _numbers(state.best) if state.best else None,
+        "last": state.last,
+        "best": numbers_of(state.best) if state.best else None,
     }
 
 
-def _state(gmm: GMM, numbers: dict[str, Any]) -> EMState:
+def state_of(gmm: GMM, numbers: dict[str, Any]) -> EMState:
+    """The state of a mixture and these numbers, without bounds and the best before it."""
     counts = None if numbers["counts"] is None else np.array(numbers["counts"], gmm.means.dtype)
     return EMState(gmm, **(numbers | {"counts": counts, "best": None}))

@@ -7,10 +7,24 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from jgmm.checkpoint.arrays import by_name, digest, load_arrays, save_arrays
-from jgmm.checkpoint.files import CONFIG, PARAMS, PROGRESS, versions, write_json
+from jgmm.checkpoint.files import (
+    CONFIG,
+    PARAMS,
+    PROGRESS,
+    as_path,
+    discard,
+    read_arrays,
+    read_json,
+    reading,
+    versions,
+    whole,
+    write_array,
+    write_json,
+)
 from jgmm.checkpoint.legacy import abstract_of_format_1, upgraded
 from jgmm.checkpoint.structure import abstract, describe
 from jgmm.conditional import ConditionalGMM, family_of
@@ -19,7 +33,8 @@ from jgmm.mixture import GMM
 from jgmm.registry import ACTIVATIONS
 from jgmm.source import Source
 
-FORMAT = 2
+# Format 2 had no seal, and format 1 no structure (`jgmm.checkpoint.legacy`).
+FORMAT = 3
 
 
 class Kind(NamedTuple):
@@ -90,7 +105,7 @@ KINDS = {
 
 
 def save(path: str | Path, model: Any, info: dict[str, Any] | None = None) -> None:
-    """Write a `Source`, `GMM` or `ConditionalGMM` to a folder, which is made if need be.
+    """Write a `Source`, `GMM` or `ConditionalGMM` to a new folder, which appears once it is whole.
 
     Args:
         path: The folder.
@@ -98,7 +113,7 @@ def save(path: str | Path, model: Any, info: dict[str, Any] | None = None) -> No
         info: JSON that goes into its config.json besides.
     Raises:
         InputError: For anything else, parameters that are not finite, types that no registry knows, and a folder that
-            holds a finished run already or cannot be written. Nothing is written then.
+            holds something already or cannot be written. Nothing is written then.
 
     >>> import jgmm, tempfile
     >>> gmm = jgmm.GMM.from_parameters([1.0], [[0.0, 1.0]], [4.0])
@@ -107,15 +122,50 @@ def save(path: str | Path, model: Any, info: dict[str, Any] | None = None) -> No
     ...     jgmm.load(folder + "/mixture")
     GMM(k=1, d=2, covariance='spherical', dtype=float32)
     """
-    path = Path(path).absolute()
-    check(not (path / CONFIG).exists(), f"{path} already holds a finished run: choose another folder.")
+    path = as_path("path", path).absolute()
+    check_new(path)
+    prepared = _prepared(model, info)
+    with whole(path) as temporary:
+        temporary.mkdir(parents=True)
+        _write(temporary, *prepared, {})
+
+
+def check_new(folder: Path) -> None:
+    """Raise InputError unless a folder is new, or empty, so that nothing of somebody else's is lost in it."""
+    with reading(folder):
+        check(not (folder / CONFIG).exists(), f"{folder} already holds a finished run: choose another folder.")
+        check(not folder.exists() or folder.is_dir(), f"cannot write to {folder}: it is not a folder.")
+        there = sorted(p.name for p in folder.iterdir()) if folder.exists() else []
+    check(not there, f"{folder} is not empty, it holds {there[0] if there else ''}: choose another folder.")
+
+
+def save_run(folder: Path, model: Any, info: dict[str, Any], others: dict[str, np.ndarray]) -> None:
+    """`save` into a folder that holds other things, with arrays `others` under their file names beside the model. One
+    that was there before is the run's until all of the new one is on disk."""
+    taken = _files_of(read_config(folder) if (folder / CONFIG).exists() else {})
+    _write(folder, *_prepared(model, info), others, taken)
+    for name in taken:
+        discard(folder / name)
+
+
+def read_other(folder: Path, config: dict[str, Any], name: str) -> np.ndarray | None:
+    """An array that `save_run` put beside a model, or None. Raises InputError if it is damaged."""
+    kept = config.get("files", {}).get(name)
+    if kept is not None:
+        return read_arrays(folder / kept["name"], kept["sha256"])
+    # Formats before 3 had no list of files.
+    return read_arrays(folder / name, None) if (folder / name).exists() else None
+
+
+def _prepared(model: Any, info: dict[str, Any] | None) -> tuple[Any, dict[str, Any]]:
+    """The arrays of a model, and its config.json. Raises InputError as `save`."""
     name = next((name for name, kind in KINDS.items() if isinstance(model, kind.type)), None)
     if name is None:
         raise InputError(f"expected a jgmm.Source, GMM or ConditionalGMM to save, got {type(model).__name__}.")
     kind = KINDS[name]
     arrays = kind.arrays(model)
-    finite = all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(arrays))
-    check(finite, "the model has parameters that are not finite: it is not saved.")
+    check(_is_finite(arrays), "the model has parameters that are not finite: it is not saved.")
+    check(info is None or isinstance(info, dict), f"info must be a dictionary, got {type(info).__name__}.")
     config = {
         **(info or {}),
         "kind": name,
@@ -126,15 +176,45 @@ def save(path: str | Path, model: Any, info: dict[str, Any] | None = None) -> No
         "versions": versions(),
     }
     try:
-        json.dumps(config)
+        return arrays, json.loads(json.dumps(config))
     except (TypeError, ValueError) as error:
         raise InputError(f"info must be JSON: {error}.") from error
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        save_arrays(path / PARAMS, by_name(arrays))
-        write_json(path / CONFIG, config)
-    except OSError as error:
-        raise InputError(f"cannot write to {path}: {error}") from error
+
+
+def _write(
+    folder: Path,
+    arrays: Any,
+    config: dict[str, Any],
+    others: dict[str, np.ndarray],
+    taken: frozenset[str] = frozenset(),
+) -> None:
+    params = _beside(PARAMS, taken)
+    save_arrays(folder / params, by_name(arrays))
+    files = {}
+    for name, array in others.items():
+        there = _beside(name, taken)
+        files[name] = {"name": there, "sha256": write_array(folder / there, array)}
+    write_json(folder / CONFIG, config | {"arrays": params, "files": files})
+
+
+def _beside(name: str, taken: frozenset[str]) -> str:
+    """The name, or a second one where the first is taken."""
+    stem, dot, ending = name.partition(".")
+    return f"{stem}-2{dot}{ending}" if name in taken else name
+
+
+def _files_of(config: dict[str, Any]) -> frozenset[str]:
+    """The names of what a config.json stands for."""
+    if not config:
+        return frozenset()
+    return frozenset({config.get("arrays", PARAMS), *(file["name"] for file in config.get("files", {}).values())})
+
+
+def _is_finite(arrays: Any) -> bool:
+    """Whether parameters are; a component may have the weight zero, whose logarithm is -inf."""
+    named = by_name(arrays).items()
+    finite = (jnp.isfinite(a) | (name.endswith("log_weights") & jnp.isneginf(a)) for name, a in named)
+    return all(bool(one.all()) for one in finite)
 
 
 def load(path: str | Path) -> Any:
@@ -152,7 +232,7 @@ def load(path: str | Path) -> Any:
     ...     jgmm.load(folder + "/mixture").means.tolist()
     [[0.0, 1.0]]
     """
-    path = Path(path).absolute()
+    path = as_path("path", path).absolute()
     config = read_config(path)
     dtype = config["model"]["dtype"]
     check(
@@ -162,40 +242,43 @@ def load(path: str | Path) -> Any:
     named = config["format"] > 1
     try:
         target, finish = KINDS[config["kind"]].rebuild(config["structure"]) if named else abstract_of_format_1(config)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path / CONFIG} is damaged: it describes no model ({error!r}).") from error
-    try:
-        arrays = load_arrays(path / PARAMS, by_name(target) if named else target)
-    except Exception as error:  # orbax raises a plain Exception for arrays it cannot read
-        raise InputError(f"{path} is damaged: its arrays cannot be read, or are not those of its {CONFIG}.") from error
+    arrays = load_arrays(path / config.get("arrays", PARAMS), by_name(target) if named else target)
     tree = jax.tree.unflatten(jax.tree.structure(target), list(arrays[n] for n in by_name(target))) if named else arrays
     model = finish(tree)
-    same = digest(KINDS[config["kind"]].arrays(model)) == config["arrays_sha256"]
+    found = KINDS[config["kind"]].arrays(model)
+    same = digest(found) == config["arrays_sha256"]
     check(same, f"{path} is damaged: its arrays are not those that were saved.")
+    check(_is_finite(found), f"{path} holds parameters that are not finite: fit it again.")
     return model
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
     """The config.json of a saved model; `model` in it says what it is. Raises InputError as `load` does."""
-    path = Path(path).absolute()
-    check(path.is_dir(), f"no run folder at {path}: expected one written by `python -m jgmm.fit`.")
-    if not (path / CONFIG).is_file():
-        interrupted = (path / PROGRESS).is_dir() or (path / PARAMS).is_dir()
+    path = as_path("path", path).absolute()
+    with reading(path):
+        check(path.is_dir(), f"no run folder at {path}: expected one written by `python -m jgmm.fit`.")
+        there = (path / CONFIG).is_file()
+        interrupted = (path / PROGRESS).is_dir()
+    if not there:
         check(
             not interrupted,
             f"{path} is half-written: its fit was interrupted. Finish it with "
             f"`python -m jgmm.fit --out {path} --resume`.",
         )
         raise InputError(f"{path} is not a jgmm run: it has no {CONFIG}.")
-    try:
-        config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path / CONFIG} is not valid JSON ({error}): the run is damaged.") from error
-    kind = config.get("kind") if isinstance(config, dict) else None
+    config = read_json(path / CONFIG, sealed_from=FORMAT)
+    kind = config.get("kind")
     check(kind in KINDS, f"{path} is a checkpoint of another kind ({kind!r}): expected {', '.join(KINDS)}.")
-    known = isinstance(config.get("format"), int) and config["format"] <= FORMAT
-    check(known, f"{path} has format {config.get('format')}, newer than the {FORMAT} this version reads: upgrade jgmm.")
-    config = upgraded(config)
+    form = config.get("format")
+    if not isinstance(form, int):
+        raise InputError(f"{path / CONFIG} is damaged: its format is {form!r}.")
+    check(form <= FORMAT, f"{path} has format {form}, newer than the {FORMAT} this version reads: upgrade jgmm.")
+    try:
+        config = upgraded(config)
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path / CONFIG} is damaged: a part of it is missing ({error!r}).") from error
     missing = {"model", "structure", "arrays_sha256"} - config.keys()
     check(not missing, f"{path / CONFIG} is damaged: a part of it is missing.")
     return config

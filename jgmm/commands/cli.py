@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import io
+import logging
 import os
 import platform
 import sys
@@ -14,7 +15,7 @@ import platformdirs
 import tyro
 
 import jgmm
-from jgmm.errors import InputError, check
+from jgmm.errors import InputError, check, fault
 
 T = TypeVar("T")
 
@@ -27,6 +28,8 @@ def parse(options: type[T], *, prog: str, args: Sequence[str] | None = None, def
     """
     args = sys.argv[1:] if args is None else args
     show_version(args)
+    for before, arg in zip(["", *args], args, strict=False):
+        check(arg != "", f"{before or 'the first argument'} is followed by an empty value.")
     fallback = tyro.MISSING_NONPROP if default is None else default
     printed = io.StringIO()
     try:
@@ -49,13 +52,20 @@ def show_version(args: Sequence[str]) -> None:
 
 def compile_once() -> None:
     """Keep compiled programs on disk, in $JAX_COMPILATION_CACHE_DIR or the user's cache folder, so that the next run of
-    the same shapes does not compile. Each kind of processor has its own folder, for programs are not portable."""
+    the same shapes does not compile. Each kind of processor has its own folder, for programs are not portable.
+
+    Raises:
+        InputError: If JAX cannot use its device.
+    """
     import jax
+
+    from jgmm.numerics.devices import default_device
 
     config: Any = jax.config  # its options are attributes made at run time
     if config.jax_compilation_cache_dir is None:
         jax.config.update("jax_compilation_cache_dir", str(Path(platformdirs.user_cache_dir("jgmm")) / _processor()))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    default_device()
 
 
 def _processor() -> str:
@@ -66,34 +76,40 @@ def _processor() -> str:
     return hashlib.sha256("".join([platform.machine(), platform.processor(), *features]).encode()).hexdigest()[:16]
 
 
-def check_picture(flag: str, path: Path | None) -> None:
-    """Raise InputError unless a picture can be written under this name; None is none."""
-    kinds = (".png", ".jpg", ".jpeg")
-    named = path is None or path.suffix.lower() in kinds
-    check(named, f"{flag} expects a name ending in {', '.join(kinds)}, got {path}.")
-    check_output(flag, path)
-
-
-def check_output(flag: str, path: Path | None, kind: str | None = None) -> None:
-    """Raise InputError unless a file can be written under this name, with the ending `kind` if given; None is none."""
-    if path is None:
-        return
-    check(kind is None or path.suffix == kind, f"{flag} expects a name ending in {kind}, got {path}.")
-    check(not path.is_dir(), f"{flag} {path}: there is a folder of that name.")
-    check(path.absolute().parent.is_dir(), f"{flag} {path}: there is no folder {path.parent}. Make it first.")
-
-
 def run(main: Callable[[], None]) -> None:
-    """Run a command; for InputError print its message and exit with code 2, for Ctrl-C exit with 130."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)  # a log file shows every line when it happens
+    """Run a command. For InputError, and for a fault of the system (a full disk, a missing device), print one
+    line and exit with code 2; for Ctrl-C exit with 130."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A log file shows every line when it happens; what its encoding does not have is spelled out.
+            stream.reconfigure(line_buffering=True, errors="backslashreplace")
+    sys.unraisablehook = _but_for_those_given_up
+    for name in ("absl", "asyncio"):  # orbax's threads log, with tracebacks, what it raises
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         main()
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        _refuse(str(error))
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:  # whoever read the output has gone, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except Exception as error:
+        said = fault(error)
+        if said is None:
+            raise
+        named = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
+        _refuse(f"{named}{said}.")
+
+
+def _but_for_those_given_up(unraisable: Any) -> None:
+    """Print an error that nobody could catch, but none of the reads and writes that orbax has given up because another
+    one failed, which it has raised: each of them says so, in a thread of its own."""
+    if not (unraisable.exc_type is RuntimeError and str(unraisable.exc_value) == "Event loop is closed"):
+        sys.__unraisablehook__(unraisable)
+
+
+def _refuse(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)

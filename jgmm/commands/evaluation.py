@@ -8,7 +8,9 @@ import jax
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
-from jgmm.checkpoint.files import TRAIN_LOG_PROB, write_json
+from jgmm.checkpoint.files import TRAIN_LOG_PROB, faults, write_json
+from jgmm.checkpoint.models import read_other
+from jgmm.commands.outputs import arrays, picture, signed_by
 from jgmm.data import Images, is_image, rescale
 from jgmm.errors import InputError, check
 from jgmm.figures import fits
@@ -17,6 +19,8 @@ from jgmm.metrics.anomaly import Limits, Separation, limits, separation
 from jgmm.metrics.likelihood import Scores, bits_per_dim, log_probs, scores
 from jgmm.source import Source
 
+PROG = "python -m jgmm.evaluate"
+SCORES, SUMMARY, LOG_PROB, CLUSTERS = "scores.npz", "evaluation.json", "log_prob.png", "clusters.png"
 # Draws that stand for training data where there are none.
 DRAWS = 10_000
 
@@ -153,31 +157,47 @@ def write(folder: Path, source: Source, images: Images, found: Evaluation) -> No
     outside = found.limits.outside(found.scores.log_prob)
     shown = {"training data": found.train, found.name: found.scores.log_prob}
     shown |= {other.name: other.log_prob for other in found.others}
-    try:
+    with faults(f"write to {folder}"):
         folder.mkdir(parents=True, exist_ok=True)
-        np.savez(folder / "scores.npz", **found.scores._asdict(), component=found.component, anomaly=outside)
-        write_json(folder / "evaluation.json", found.summary())
-        fits.log_probs(folder / "log_prob.png", shown, found.limits)
-        if is_image(source.shape):
-            clusters(folder / "clusters.png", rescale(images.pixels), found.scores.responsibilities)
-    except OSError as error:
-        raise InputError(f"cannot write to {folder}: {error}") from error
-    print("\n".join(str(path) for path in sorted(folder.iterdir())))
+    arrays(folder / SCORES, {**found.scores._asdict(), "component": found.component, "anomaly": outside}, PROG)
+    write_json(folder / SUMMARY, {"made_by": PROG, **found.summary()})
+    with picture(folder / LOG_PROB, PROG) as path:
+        fits.log_probs(path, shown, found.limits)
+    if is_image(source.shape):
+        with picture(folder / CLUSTERS, PROG) as path:
+            clusters(path, rescale(images.pixels), found.scores.responsibilities)
+    print("\n".join(str(path) for path in outputs(folder) if path.exists()))
+
+
+def outputs(folder: Path) -> list[Path]:
+    """What `write` writes."""
+    return [folder / name for name in (CLUSTERS, SUMMARY, LOG_PROB, SCORES)]
+
+
+def check_outputs(folder: Path, force: bool) -> None:
+    """Raise InputError unless `write` can write to the folder, in which nothing else is lost."""
+    with faults(f"write to {folder}"):
+        check(not folder.exists() or folder.is_dir(), f"--out {folder} is not a folder.")
+        theirs = [path for path in outputs(folder) if path.exists() and signed_by(path) != PROG]
+    check(
+        force or not theirs,
+        f"{theirs[0] if theirs else folder} was not written by {PROG}: choose another --out, or pass --force.",
+    )
 
 
 def reference_log_probs(run: Path, config: dict[str, Any], source: Source, seed: int) -> np.ndarray:
     """The log-densities of the training data of a run, or of draws where a model was saved without its data."""
-    path = run / TRAIN_LOG_PROB
     if "options" not in config:
         draws = source.sample(jax.random.key(seed), DRAWS)
         print(f"the model was saved without its training data: {DRAWS:,} draws of it stand for them")
         return log_probs(source, np.asarray(source.to_pixels(draws)))
-    check(
-        path.is_file(),
-        f"{run} does not hold the log-likelihoods of its training data: it was fitted with --residual none, which has "
-        "no density, or by an older version. Fit it again.",
-    )
-    return np.load(path)
+    found = read_other(run, config, TRAIN_LOG_PROB)
+    if found is None:
+        raise InputError(
+            f"{run} does not hold the log-likelihoods of its training data: it was fitted with --residual none, which "
+            "has no density, or by an older version. Fit it again."
+        )
+    return found
 
 
 def _adjusted_rand(labels: np.ndarray | None, found: Scores) -> float | None:

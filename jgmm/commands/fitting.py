@@ -4,15 +4,16 @@ import json
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import Array
 
-from jgmm.checkpoint.files import CONFIG, PROGRESS, TRAIN_LOG_PROB, write_json
-from jgmm.checkpoint.interrupted import InterruptedFit
-from jgmm.checkpoint.models import load_source, save
+from jgmm.checkpoint.files import CONFIG, TRAIN_LOG_PROB
+from jgmm.checkpoint.interrupted import InterruptedFit, kept_options, numbers_of, state_of
+from jgmm.checkpoint.journal import Mark
+from jgmm.checkpoint.models import load_source, read_config, save_run
 from jgmm.commands.codes import (
     EM_STREAM,
     STATISTICS_STREAM,
@@ -32,17 +33,16 @@ from jgmm.em.loop import EMState, run_em
 from jgmm.em.rows import RowsInMemory
 from jgmm.em.steps import in_family
 from jgmm.encoder.pca import Spectrum
-from jgmm.errors import InputError, check
+from jgmm.errors import Fault, InputError, check
 from jgmm.mixture import GMM
 from jgmm.registry import COVARIANCES
 from jgmm.source import Source, normalize, unnormalized
 
-OPTIONS = "options.json"
 METRICS = "metrics.jsonl"
 
 
 def run(options: Options) -> None:
-    """Fit as the options say and write the run folder.
+    """Fit as the options say and write the run folder, which the caller holds (`jgmm.checkpoint.lock`).
 
     Raises:
         InputError: For bad input, and then leaves nothing behind; once a fit is done nothing takes it back.
@@ -51,109 +51,185 @@ def run(options: Options) -> None:
     folder = options.run_folder
     if not options.resume:
         check_free(folder)
+    before = load_source(folder) if (folder / CONFIG).exists() else None
     data = prepare(options, options.k)
     check_data(options, data)
-    start = load_source(options.init_from) if options.init_from else None
+    _check_same_data(options, data)
+    start = load_source(options.init_from) if options.init_from and before is None else None
     if start is not None:
         check_start(options, data, start)
 
-    interrupted = _open(folder, options)
+    interrupted = InterruptedFit(folder)
     with CompileClock() as clock:
         try:
-            if start is None:
-                encoder, spectrum = fit_encoder(options, data.train, interrupted)
-            else:
-                encoder, spectrum = start.encoder, None
-                print("codes: those of the run that EM starts from")
-            codes = to_codes(options, data.train, encoder, spectrum)
-            state, seconds = _fit(options, codes, start, interrupted, clock)
-        except InputError:
-            if not options.resume:
+            codes = _codes(options, data, before or start, interrupted)
+            point = _resumed(options, codes, before, interrupted)
+            if before is not None and _is_done(options, point):
+                print("nothing to do: the fit is finished. Raise --max-iter, or lower --tol, to go on.")
+                return interrupted.remove()
+            if before is not None and point.state is not None:
+                interrupted.save(point.state, point.mark, at_once=True)
+            interrupted.save_options({**options.to_json(), "data_sha256": data.sha256})
+            found = _fit(options, codes, start, point, interrupted, clock)
+        except InputError as error:
+            if not options.resume and not isinstance(error, Fault):
                 _withdraw(folder, interrupted)
             raise
-        finish(options, data, codes, state, seconds, clock, begun)
-    interrupted.remove()
+        except KeyboardInterrupt:
+            print(f"stopped; go on with: python -m jgmm.fit --out {folder} --resume", flush=True)
+            raise
+        finish(options, data, codes, found, clock, begun)
+    return interrupted.remove()
+
+
+class Point(NamedTuple):
+    """Where a fit stands (None before it begins), and how far its journal has come."""
+
+    state: EMState | None
+    mark: Mark
+
+
+class Found(NamedTuple):
+    """A fit that is done, and the seconds of the iterations that were made now."""
+
+    state: EMState
+    mark: Mark
+    seconds: list[float]
 
 
 def finish(
     options: Options,
     data: Data,
     codes: Codes,
-    state: EMState,
-    seconds: list[float],
+    found: Found,
     clock: CompileClock,
     begun: float,
 ) -> None:
     """Normalize a fitted mixture, evaluate it, and write the run folder with its pictures."""
-    folder, key = options.run_folder, jax.random.key(options.seed)
+    folder, key, state = options.run_folder, jax.random.key(options.seed), found.state
     history = [objective + codes.offset for objective in state.history]
     source = _normalized(key, options, unnormalized(state.gmm, codes.encoder, data.train.shape))
     summary_key = jax.random.fold_in(key, SUMMARY_STREAM)
-    summary, log_prob = summarize(summary_key, source, data, state, seconds, clock)
+    summary, log_prob = summarize(summary_key, source, data, state, found.seconds, clock)
     summary["command_seconds"] = round(time.perf_counter() - begun, 3)
     pictures = draw_pictures(folder, summary_key, source, data.train, codes.spectrum, history, state.converged)
-    if log_prob is not None:
-        np.save(folder / TRAIN_LOG_PROB, log_prob)
-    save(folder, source, _info(options, data, history, summary, codes.spectrum))
+    info = _info(options, data, history, summary, codes.spectrum)
+    info |= {"em": numbers_of(state), "journal": found.mark._asdict()}
+    save_run(folder, source, info, {} if log_prob is None else {TRAIN_LOG_PROB: log_prob})
     show(summary, folder, pictures)
 
 
-def interrupted_options(folder: Path) -> Options:
-    """The options of the interrupted run in a folder. Raises InputError if there is none."""
-    check(
-        not (folder / CONFIG).exists(),
-        f"{folder} holds a finished run: there is nothing to resume. Load it, or choose another --out.",
-    )
-    path = folder / PROGRESS / OPTIONS
-    check(path.is_file(), f"{folder} holds no interrupted fit to resume.")
-    return Options.from_json(json.loads(path.read_text()))
+def options_to_resume(folder: Path) -> Options:
+    """The options of the interrupted or finished fit in a folder. Raises InputError if there is none."""
+    kept = kept_options(folder)
+    if kept is None and (folder / CONFIG).exists():
+        config = read_config(folder)
+        check("em" in config, f"{folder} cannot go on, it is of an earlier version: start from it with --init-from.")
+        kept = {**config["options"], "data_sha256": config["data"]["sha256"]}
+    if kept is None:
+        raise InputError(f"{folder} holds no fit to resume.")
+    return Options.from_json({name: value for name, value in kept.items() if name != "data_sha256"})
 
 
 def check_resumed(kept: Options, given: Options) -> Options:
-    """The options to resume with. Raises InputError if a flag is given that differs from the interrupted run's."""
-    differing = kept.difference(given)
+    """The options to resume with. Raises InputError if a flag is given that would change what is done already."""
+    differing = kept.difference(given, finished=(given.run_folder / CONFIG).exists())
     check(
         differing is None,
-        f"{differing} differs from the interrupted run's: a resumed fit keeps its options. Leave the flag out.",
+        f"{differing} differs from the interrupted run's, of which something depends on it: leave the flag out.",
     )
     return replace(given, resume=True)
 
 
+def _check_same_data(options: Options, data: Data) -> None:
+    """Raise InputError unless a resumed fit is given the data that it began with."""
+    folder = options.run_folder
+    if not options.resume:
+        return
+    kept = kept_options(folder)
+    sha256 = read_config(folder)["data"]["sha256"] if kept is None else kept["data_sha256"]
+    check(sha256 == data.sha256, f"{data.train.location} no longer holds the data that {folder} was begun with.")
+
+
+def _codes(options: Options, data: Data, known: Source | None, interrupted: InterruptedFit) -> Codes:
+    """What the mixture is fitted to; the encoder is fitted, or that of a source that is known."""
+    if known is None:
+        return to_codes(options, data.train, *fit_encoder(options, data.train, interrupted))
+    print("codes: those of the run that EM starts from")
+    return to_codes(options, data.train, known.encoder, None)
+
+
+def _resumed(options: Options, codes: Codes, before: Source | None, interrupted: InterruptedFit) -> Point:
+    """Where a fit goes on from: its last state, the end of a finished one, or the beginning."""
+    if not options.resume:
+        return Point(None, Mark())
+    x, family = codes.values, COVARIANCES.canonical(options.covariance_type)
+    kept = interrupted.load(options.k, x.shape, family, x.dtype)
+    if kept is None and before is not None:
+        config = read_config(options.run_folder)
+        kept = state_of(before.gmm, config["em"]), Mark(**config["journal"])
+    if kept is None:
+        return Point(None, Mark())
+    state, mark = kept
+    changes = np.abs(np.diff(state.history[-2:]))
+    return Point(replace(state, converged=state.converged and bool((changes < options.tol).all())), mark)
+
+
+def _is_done(options: Options, point: Point) -> bool:
+    """Whether a finished run is all that its options, as they are now, ask for."""
+    state, config = point.state, read_config(options.run_folder)
+    ended = state is not None and (state.converged or len(state.history) >= options.max_iter)
+    same = config["options"] == json.loads(json.dumps(options.to_json() | {"max_iter": config["options"]["max_iter"]}))
+    return ended and same and state is not None and state.history == config["em"]["history"]
+
+
 def _fit(
-    options: Options, codes: Codes, start: Source | None, interrupted: InterruptedFit, clock: CompileClock
-) -> tuple[EMState, list[float]]:
-    """The final state, and the seconds of every iteration."""
+    options: Options,
+    codes: Codes,
+    start: Source | None,
+    point: Point,
+    interrupted: InterruptedFit,
+    clock: CompileClock,
+) -> Found:
+    """EM to its end."""
     x = codes.values
     family = COVARIANCES.canonical(options.covariance_type)
     prior, floor = prior_and_floor(options, x)
-    resumed = interrupted.load(options.k, x.shape, family, x.dtype) if options.resume else None
-    progress = Progress(options.run_folder / METRICS, options.max_iter, codes.offset, clock, resumed)
-    if resumed:
-        progress.say(f"resuming after iteration {len(resumed.history)} of start {resumed.restart + 1}")
+    last = point
+    progress = Progress(options.run_folder / METRICS, options.max_iter, codes.offset, clock, *point)
+    if point.state is not None:
+        progress.say(f"resuming after iteration {len(point.state.history)} of start {point.state.restart + 1}")
 
     def follow(state: EMState) -> None:
+        nonlocal last
         progress(state)
-        interrupted.save(state)
+        last = Point(state, progress.journal.mark)
+        interrupted.save(state, last.mark)
 
-    state = run_em(
-        jax.random.fold_in(jax.random.key(options.seed), EM_STREAM),
-        x,
-        k=options.k,
-        covariance_type=family,
-        init=options.init,
-        metric=codes.encoder.code_variances(),
-        n_init=options.n_init,
-        max_iter=options.max_iter,
-        tol=options.tol,
-        prior=prior,
-        floor=floor,
-        chunk_size=options.chunk_size,
-        start=None if start is None else _start(options, start.gmm, codes),
-        state=resumed,
-        callback=follow,
-    )
+    try:
+        done = run_em(
+            jax.random.fold_in(jax.random.key(options.seed), EM_STREAM),
+            x,
+            k=options.k,
+            covariance_type=family,
+            init=options.init,
+            metric=codes.encoder.code_variances(),
+            n_init=options.n_init,
+            max_iter=options.max_iter,
+            tol=options.tol,
+            prior=prior,
+            floor=floor,
+            chunk_size=options.chunk_size,
+            start=None if start is None else _start(options, start.gmm, codes),
+            state=point.state,
+            callback=follow,
+        )
+    except KeyboardInterrupt:
+        if last.state is not None:
+            interrupted.save(last.state, last.mark, at_once=True)
+        raise
     progress.close()
-    return state, progress.seconds
+    return Found(done, progress.journal.mark, progress.seconds)
 
 
 def _start(options: Options, gmm: GMM, codes: Codes) -> GMM:
@@ -188,6 +264,7 @@ def _info(
             "held_out_examples": len(data.held_out) if data.held_out else 0,
             "shape": list(images.shape),
             "dtype": str(images.pixels.dtype),
+            "pixels": images.convention,
         },
         "pca": found,
         "summary": summary,
@@ -195,18 +272,7 @@ def _info(
     }
 
 
-def _open(folder: Path, options: Options) -> InterruptedFit:
-    try:
-        interrupted = InterruptedFit(folder)
-        write_json(interrupted.folder / OPTIONS, options.to_json())
-    except OSError as error:
-        raise InputError(f"cannot write to {folder}: {error}") from error
-    return interrupted
-
-
 def _withdraw(folder: Path, interrupted: InterruptedFit) -> None:
     """Take back what a fit that was refused half-way has written."""
     interrupted.remove()
     (folder / METRICS).unlink(missing_ok=True)
-    if not any(folder.iterdir()):
-        folder.rmdir()

@@ -1,6 +1,5 @@
 """The door of a fit: the data it is given, and what is refused before anything is written."""
 
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -8,11 +7,15 @@ from typing import Any
 import numpy as np
 
 from jgmm.checkpoint.files import CONFIG, PROGRESS
+from jgmm.checkpoint.interrupted import kept_options
 from jgmm.commands.options import Common, Options
 from jgmm.data import Images, arrays, load
 from jgmm.data.resize import resize
 from jgmm.errors import check
 from jgmm.source import Source
+
+# What a run leaves that was killed before it could be resumed.
+LEFT_BEHIND = {PROGRESS, "origin.npz"}
 
 
 @dataclass(frozen=True)
@@ -26,8 +29,9 @@ class Data:
 
 def prepare(options: Common, k: int) -> Data:
     """Load, hold out, mirror. Raises InputError for data that cannot be fitted, and fewer examples than k."""
-    images = arrays.load(options.data) if options.data else load(options.dataset, options.data_dir)
+    images = arrays.load(options.data, options.pixels) if options.data else load(options.dataset, options.data_dir)
     print(f"{images.name}: {len(images):,} examples of {images.shape} {images.pixels.dtype} from {images.location}")
+    say_remark(images)
     order = np.random.default_rng(options.seed).permutation(len(images))
     n_held_out = round(options.holdout * len(images))
     check(
@@ -43,19 +47,32 @@ def prepare(options: Common, k: int) -> Data:
     return Data(train.with_mirror_images() if options.augmentation else train, held_out, images.sha256)
 
 
+def say_remark(images: Images) -> None:
+    """Print how the numbers of a file were read, where that was a choice."""
+    if images.remark:
+        print(f"{images.name}: {images.remark}; --pixels settles it")
+
+
 def images_for(
-    config: dict[str, Any], data: Path | None = None, dataset: str | None = None, data_dir: Path | None = None
+    config: dict[str, Any],
+    data: Path | None = None,
+    dataset: str | None = None,
+    data_dir: Path | None = None,
+    pixels: str = "auto",
 ) -> Images:
     """The images that a run is to be asked about: a file, a data set, or, with neither, its own: those held out of the
     fit if there are any, else the training images.
 
     Raises:
-        InputError: If the run's own data are not what they were.
+        InputError: If the run's own data are not what they were, and for pixels in another convention than the run's,
+            unless `pixels` says what they are.
     """
-    if data is not None:
-        return arrays.load(data)
-    if dataset is not None:
-        return load(dataset, data_dir)
+    if data is not None or dataset is not None:
+        images = arrays.load(data, pixels) if data is not None else load(str(dataset), data_dir)
+        say_remark(images)
+        if pixels == "auto":
+            check_convention(config, images, "name their convention with --pixels")
+        return images
     check(
         "options" in config,
         "this model was saved by jgmm.save, which keeps no data: name some with --data or --dataset.",
@@ -79,19 +96,28 @@ def other_images(name: str, data_dir: Path | None, shape: tuple[int, ...]) -> Im
     return resize(images, shape)
 
 
-def check_free(folder: Path, remedy: str = "choose another --out") -> None:
-    """Raise InputError unless a new run can be written to the folder; `remedy` is for one that holds a finished run."""
+def check_convention(config: dict[str, Any], images: Images, remedy: str) -> None:
+    """Raise InputError for images in another convention of pixels than those that a run was fitted to."""
+    theirs = config.get("data", {}).get("pixels")
+    known = theirs is not None and len(images.shape) == 3
     check(
-        not (folder / CONFIG).exists(),
-        f"{folder} already holds a run: {remedy}.",
+        not known or images.convention == theirs,
+        f"the run was fitted to pixels that are {theirs}, those of {images.location} are "
+        f"{images.convention}: bring them to the same, or {remedy}.",
     )
+
+
+def check_free(folder: Path, remedy: str = "go on with --resume, or choose another --out") -> None:
+    """Raise InputError unless a new run can be written to the folder, so that nothing is lost; `remedy` is for one that
+    holds a finished run."""
+    check(not (folder / CONFIG).exists(), f"{folder} already holds a run: {remedy}.")
     check(
-        not (folder / PROGRESS).exists(),
+        kept_options(folder) is None,
         f"{folder} holds an interrupted fit: go on with --resume, choose another --out, or delete it first.",
     )
-    existing = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
-    check(existing.is_dir(), f"cannot write to {folder}: {existing} is not a folder.")
-    check(os.access(existing, os.W_OK | os.X_OK), f"cannot write to {folder}: {existing} is not writable.")
+    there = folder.iterdir() if folder.is_dir() else ()
+    strange = sorted(p.name for p in there if p.name not in LEFT_BEHIND and not p.name.startswith("."))
+    check(not strange, f"{folder} is not empty, it holds {', '.join(strange[:3])}: choose another --out.")
 
 
 def check_data(options: Common, data: Data) -> None:

@@ -6,13 +6,16 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from jgmm.errors import InputError, check
-from jgmm.registry import COVARIANCES, CRITERIA, DATASETS, INITIALIZERS, NORMALIZATIONS, RESIDUALS, Registry
+from jgmm.errors import InputError, check, check_count, check_number, check_seed, check_share
+from jgmm.registry import COVARIANCES, CRITERIA, DATASETS, INITIALIZERS, NORMALIZATIONS, PIXELS, RESIDUALS, Registry
+
+# Numbers above this are not counts of anything.
+MOST = 2**40
 
 
-def one_of(registry: Registry) -> object:
-    """How the command line shows the names of a registry."""
-    return tyro.conf.arg(metavar="{" + "|".join(registry) + "}")
+def one_of(registry: Registry, *more: str) -> object:
+    """How the command line shows the names of a registry, and more that are none of them."""
+    return tyro.conf.arg(metavar="{" + "|".join([*more, *registry]) + "}")
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,9 @@ class Common:
     """The data set to fit."""
     data: Path | None = None
     """A file of your own data instead: .npy or .npz, of shape [N, D] or [N, H, W, C]."""
+    pixels: Annotated[str, one_of(PIXELS, "auto")] = "auto"
+    """The convention of a file of images in floating point: 0..1, signed ([-1, 1]), 0..255, or raw, to take it as it is
+    [default: its range tells]."""
     data_dir: Annotated[Path | None, tyro.conf.arg(aliases=("--data-root",))] = None
     """The folder that holds the CIFAR-10 files [default: $JGMM_DATA, then TensorFlow Datasets]."""
     augmentation: bool = False
@@ -92,10 +98,15 @@ class Common:
         }
         for name, registry in registries.items():
             registry.canonical(getattr(self, name))
-        at_least(self, n_principal=1, n_init=1, max_iter=1, chunk_size=1, batch_size=1, n_stat_samples=2)
-        at_least(self, tol=0, reg_covar=0, relative_floor=0, prior_strength=0, seed=0)
-        check(0 <= self.holdout < 1, f"--holdout must be from 0 up to, not including, 1, got {self.holdout}.")
-        check(self.seed < 2**32, f"--seed must be below 2**32, got {self.seed}.")
+        check_counts(self, n_init=1, max_iter=1, chunk_size=1, batch_size=1, n_stat_samples=2)
+        if self.n_principal is not None:
+            check_count("--n-pca", self.n_principal)
+        for name in ("tol", "reg_covar", "relative_floor", "prior_strength"):
+            if getattr(self, name) is not None:
+                check_number(flag(name), getattr(self, name), least=0)
+        check_share("--holdout", self.holdout)
+        check_seed("--seed", self.seed)
+        check_one_source(self)
 
 
 @dataclass(frozen=True)
@@ -126,7 +137,7 @@ class Options(Common, _Mixture):
         """Raise InputError for any value that can be refused before the data are seen."""
         super().check()
         COVARIANCES.canonical(self.covariance_type)
-        at_least(self, k=1)
+        check_counts(self, k=1)
 
     def to_json(self) -> dict[str, object]:
         """The options as JSON values."""
@@ -136,14 +147,18 @@ class Options(Common, _Mixture):
     def from_json(cls, values: dict[str, Any]) -> "Options":
         """The inverse of `to_json`."""
         paths = ("out", "data", "data_dir", "init_from")
+        values = {"pixels": "raw", **values}  # as versions before this option took them
         typed: dict[str, Any] = {n: Path(v) if n in paths and v is not None else v for n, v in values.items()}
         return cls(**typed)
 
-    def difference(self, other: "Options") -> str | None:
-        """The first flag on which two sets of options differ, apart from where the run is and whether it resumes."""
+    def difference(self, other: "Options", finished: bool) -> str | None:
+        """The first flag on which two sets of options differ, apart from those that change nothing of what EM has done:
+        places, what is done with the mixture in the end, and the length of the start that it is in."""
+        free = {"out", "data", "data_dir", "normalize", "n_stat_samples", "batch_size"}
+        free |= {"max_iter", "tol"} if finished or self.n_init == 1 else set()
         ours, theirs = self.to_json(), other.to_json()
-        differing = [name for name in ours if name != "out" and ours[name] != theirs[name]]
-        return f"--{_dashed(differing[0])}" if differing else None
+        differing = [name for name in ours if name not in free and ours[name] != theirs[name]]
+        return flag(differing[0]) if differing else None
 
 
 @dataclass(frozen=True)
@@ -177,7 +192,9 @@ class SweepOptions(Common, _Grid):
     def check(self) -> None:
         """Raise InputError for any value that can be refused before the data are seen."""
         super().check()
-        check(len(self.k) > 0 and min(self.k) >= 1, f"--k expects numbers from 1, got {list(self.k)}.")
+        check(len(self.k) > 0, "--k expects at least one number.")
+        for k in self.k:
+            check_count("--k", k)
         for name in self.covariance_type:
             COVARIANCES.canonical(name)
         CRITERIA.canonical(self.criterion)
@@ -196,13 +213,22 @@ def to_json(options: Any) -> dict[str, object]:
     return {name: str(v) if isinstance(v, Path) else v for name, v in values.items()}
 
 
-def _dashed(name: str) -> str:
-    return name.replace("_", "-")
+def flag(name: str) -> str:
+    """How a field of the options is written on the command line."""
+    return "--" + name.replace("_", "-")
 
 
-def at_least(options: object, **least: int) -> None:
-    """Raise InputError for an option below its least value; None is none."""
+def check_counts(options: Any, **least: int) -> None:
+    """Raise InputError for a field that is below its least value, or too large for an array; None is none."""
     for name, bound in least.items():
         value = getattr(options, name)
-        flag = "n_pca" if name == "n_principal" else name
-        check(value is None or value >= bound, f"--{_dashed(flag)} must be at least {bound}, got {value}.")
+        if value is not None:
+            check_count(flag(name), value, bound)
+            check(value <= MOST, f"{flag(name)} is no count of anything: {value}.")
+
+
+def check_one_source(options: Any) -> None:
+    """Raise InputError where --data and --dataset name two different data."""
+    default = next(f.default for f in fields(options) if f.name == "dataset")
+    one = options.data is None or options.dataset == default
+    check(one, f"--data and --dataset name two different data, {options.data} and {options.dataset}: choose one.")

@@ -1,6 +1,5 @@
 """What a fit tells its user while it runs: a bar on a terminal, a line an iteration elsewhere, and metrics.jsonl."""
 
-import json
 import resource
 import sys
 import time
@@ -9,6 +8,7 @@ from pathlib import Path
 import jax
 from tqdm import tqdm
 
+from jgmm.checkpoint.journal import Journal, Mark
 from jgmm.em.loop import EMState
 
 
@@ -31,7 +31,8 @@ class CompileClock:
 
 
 class Progress:
-    """Follows a fit as the callback of `run_em`; `resumed` is the state it goes on from, if any.
+    """Follows a fit as the callback of `run_em`; `resumed` is the state it goes on from, if any, and `mark` how far the
+    journal had come then.
 
     metrics.jsonl has a line an iteration: restart, iteration, log_likelihood (mean nats an image, pixels in [-1, 1]),
     objective (the same with the prior), change (of the objective), seconds, compile_seconds, smallest (the rows of
@@ -39,12 +40,13 @@ class Progress:
     others).
     """
 
-    def __init__(self, path: Path, max_iter: int, offset: float, clock: CompileClock, resumed: EMState | None):
-        self.path, self.offset, self.clock = path, offset, clock
+    def __init__(
+        self, path: Path, max_iter: int, offset: float, clock: CompileClock, resumed: EMState | None, mark: Mark
+    ):
+        self.journal, self.offset, self.clock = Journal(path, mark), offset, clock
         self.seconds: list[float] = []
         self.revived = resumed.revived if resumed else 0
         self.bar = tqdm(total=max_iter, unit="iter", disable=not sys.stderr.isatty(), leave=True)
-        self._keep_until(resumed)
         self._tick()
 
     def __call__(self, state: EMState) -> None:
@@ -68,8 +70,7 @@ class Progress:
             "pairs": state.pairs,
             "dropped": state.dropped,
         }
-        with self.path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        self.journal.write(line)
         shown = "" if change is None else f"{change:+.2e}"
         likelihood = f"{line['log_likelihood']:.4f}"
         if self.bar.disable:
@@ -97,19 +98,6 @@ class Progress:
 
     def _tick(self) -> None:
         self.time, self.compiled = time.perf_counter(), self.clock.seconds
-
-    def _keep_until(self, resumed: EMState | None) -> None:
-        """Drop the lines of iterations that will be done again."""
-        done = (resumed.restart, len(resumed.history)) if resumed else (0, 0)
-        kept = []
-        for text in self.path.read_text().splitlines() if self.path.exists() else ():
-            try:
-                line = json.loads(text)
-            except ValueError:  # the line that was being written when the process died
-                break
-            if (line["restart"], line["iteration"]) <= done:
-                kept.append(text + "\n")
-        self.path.write_text("".join(kept))
 
 
 def peak_memory_gib() -> float:

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 
+from jgmm.checkpoint.files import whole
 from jgmm.checkpoint.structure import abstract_gmm
 from jgmm.commands.codes import EM_STREAM, Codes, prior_and_floor
 from jgmm.commands.options import SweepOptions
@@ -119,7 +120,7 @@ def _fit(options: SweepOptions, family: str, k: int, train: Codes, structure: GM
 
 def write_csv(path: Path, rows: list[Row]) -> None:
     """A line a fit, with the names of the fields above."""
-    with path.open("w", newline="") as file:
+    with whole(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, [f.name for f in fields(Row)])
         writer.writeheader()
         writer.writerows(asdict(row) for row in rows)

@@ -18,7 +18,7 @@ from jgmm.metrics.likelihood import bits_per_dim, log_probs
 from jgmm.source import Source
 
 # Streams of random numbers, folded into the key of the summary.
-DEQUANTISATION, PICTURES = range(2)
+DEQUANTIZATION, PICTURES = range(2)
 SHOWN = 100
 
 
@@ -37,7 +37,7 @@ def summarize(
     }
     log_prob = {}
     if source.encoder.has_density:
-        noise = jax.random.fold_in(key, DEQUANTISATION)
+        noise = jax.random.fold_in(key, DEQUANTIZATION)
         parts = {"train": data.train.pixels} | ({"held_out": data.held_out.pixels} if data.held_out else {})
         for part, pixels in parts.items():
             log_prob[part] = log_probs(source, pixels)
@@ -87,7 +87,8 @@ def show(summary: dict[str, Any], folder: Path, pictures: list[Path]) -> None:
         "bits_per_dim_train": "bits per dimension, training images with uniform noise",
         "bits_per_dim_held_out": "bits per dimension, held-out images with uniform noise",
     }
-    state = "converged" if summary["converged"] else "NOT converged: raise --max-iter or --tol"
+    further = f"go on with: python -m jgmm.fit --out {folder} --resume --max-iter {2 * summary['iterations']}"
+    state = "converged" if summary["converged"] else f"NOT converged; {further}"
     print(f"\n{summary['iterations']} iterations, {state}")
     for name, words in names.items():
         if name in summary:

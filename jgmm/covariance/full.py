@@ -24,6 +24,8 @@ POWER_ITERATIONS = 40
 RAISES = (1.003, 1.03, 1.5)
 # What rounding may take from a bound.
 ROUNDING = 1e-3
+# How far a matrix may differ from its transpose, relative to its largest value.
+ASYMMETRY = 1e-3
 
 
 @pytree
@@ -142,6 +144,10 @@ class Full(Covariance):
     @classmethod
     def from_parameter(cls, parameter: Array, k: int, d: int) -> "Full":
         check(parameter.shape == (k, d, d), f"full covariances must have shape {(k, d, d)}, got {parameter.shape}.")
+        if not isinstance(parameter, jax.core.Tracer):
+            off = jnp.abs(parameter - parameter.swapaxes(1, 2)).max()
+            symmetric = bool(off <= ASYMMETRY * jnp.abs(parameter).max())
+            check(symmetric, "full covariances must be symmetric: a matrix differs from its transpose.")
         return cls.from_dense(parameter)
 
     def marginal(self, features: Int[Array, " a"]) -> "Full":

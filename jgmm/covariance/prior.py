@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jgmm.errors import check
+from jgmm.errors import check, check_number, short
+from jgmm.numerics.arguments import is_traced
 
 Number = Float[Array, ""] | float
 
@@ -68,6 +69,9 @@ class Floor:
 def as_arrays(prior: Any, floor: Any, dtype: Any) -> tuple[Prior, Floor]:
     """Both in a dtype, with the defaults in the place of None. Raises InputError for what is neither."""
     prior, floor = Prior() if prior is None else prior, Floor() if floor is None else floor
-    check(isinstance(prior, Prior), f"prior must be a jgmm.Prior(strength=..., variance=...), got {prior!r}.")
-    check(isinstance(floor, Floor), f"floor must be a jgmm.Floor(absolute=..., relative=...), got {floor!r}.")
+    check(isinstance(prior, Prior), f"prior must be a jgmm.Prior(strength=..., variance=...), got {short(prior)}.")
+    check(isinstance(floor, Floor), f"floor must be a jgmm.Floor(absolute=..., relative=...), got {short(floor)}.")
+    for name, value in {**vars(prior), **vars(floor)}.items():
+        if value is not None and not is_traced(value):
+            check_number(name, value, least=0, open_ends=name == "variance")
     return jax.tree.map(lambda v: jnp.asarray(v, dtype), (prior, floor))

@@ -68,6 +68,7 @@ class Spherical(AxisAligned):
         return type(self)(scale_of(raw[:, 0], epsilon) ** 2, self.n_features)
 
     def scaled(self, s: Float[Array, " d"]) -> "Spherical":
+        """As in the contract, for factors that are all the same."""
         return type(self)(self.variances * s[0] * s[0], self.n_features)
 
     def parameter(self) -> Float[Array, " k"]:

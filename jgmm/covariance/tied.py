@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jgmm.covariance.base import Covariance
+from jgmm.covariance.base import Covariance, identity_of
 from jgmm.covariance.diag import Diag
 from jgmm.covariance.full import Full
 from jgmm.covariance.prior import Floor, Prior
@@ -32,6 +32,11 @@ class Tied(Covariance):
     def identity(cls, k: int, d: int, dtype: Any = None) -> "Tied":
         """Full matrices; the functions below are those of other families."""
         return cls(Full.identity(1, d, dtype))
+
+    @classmethod
+    def from_parameter(cls, parameter: Array, k: int, d: int) -> "Tied":
+        """One matrix [D, D]; the functions below are those of other families."""
+        return tied_full.from_parameter(parameter, k, d)
 
     def squared_mahalanobis(self, means: Float[Array, "k d"]) -> Callable[[Array], Array]:
         return self.shared.squared_mahalanobis(means)
@@ -100,7 +105,7 @@ class TiedFamily:
 
     def identity(self, k: int, d: int, dtype: Any = None) -> Tied:
         """One identity matrix for all k components."""
-        return Tied(self.shared.identity(1, d, dtype))
+        return Tied(identity_of(self.shared)(1, d, dtype))
 
     def __call__(self, k: int, d: int, dtype: Any = None) -> Tied:
         return self.identity(k, d, dtype)

@@ -13,4 +13,4 @@ def load(data_dir: Path | None = None) -> Images:
 
     digits = load_digits()
     pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]
-    return Images("digits", pixels, digits.target.astype(np.int32), "scikit-learn")
+    return Images("digits", pixels, digits.target.astype(np.int32), "scikit-learn", has_mirror_images=False)

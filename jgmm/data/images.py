@@ -30,15 +30,21 @@ class Images:
 
     Attributes:
         name: of the data set.
-        pixels: [N, H, W, C] uint8, or [N, ...] floating point, taken as they are.
+        pixels: [N, H, W, C] uint8, or [N, ...] floating point, as they are modeled.
         labels: [N] integers, or None.
         location: where the examples were found, for the log.
+        convention: what their numbers were before they were read (`jgmm.data.pixels`).
+        remark: what a reader should know of how they were read, or "".
+        has_mirror_images: whether a mirror image is one of the same kind; that of a digit is none.
     """
 
     name: str
     pixels: np.ndarray
     labels: np.ndarray | None
     location: str
+    convention: str = "0..255"
+    remark: str = ""
+    has_mirror_images: bool = True
 
     def __len__(self) -> int:
         return self.pixels.shape[0]

@@ -15,9 +15,9 @@ from jgmm.errors import InputError, check
 
 REMEDIES = """CIFAR-10 was not found{place}. Three remedies:
   1. download cifar-10-binary.tar.gz or cifar-10-python.tar.gz from https://www.cs.toronto.edu/~kriz/cifar.html
-     and point --data-dir or $JGMM_DATA at the folder that holds it (unpacked or not);
+     and point data_dir (--data-dir) or $JGMM_DATA at the folder that holds it (unpacked or not);
   2. pip install "jgmm[tfds]" on a machine with a network: it is downloaded and prepared by itself;
-  3. fit something that needs no download: --dataset photos, --dataset digits or --data FILE.npy."""
+  3. take something that needs no download: the data sets photos and digits, or a file of your own (--data FILE.npy)."""
 
 
 def load_cifar10(data_dir: Path | None) -> tuple[np.ndarray, np.ndarray, str]:

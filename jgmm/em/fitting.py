@@ -1,26 +1,30 @@
 """`fit_em`: a mixture of the rows of any table, in one call."""
 
-import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jgmm.covariance.base import Covariance, Family, identity_of
 from jgmm.covariance.prior import Floor, Prior, as_arrays
-from jgmm.em.loop import EMState, run_em
+from jgmm.em.loop import EMState, check_enough, check_lengths, run_em
 from jgmm.em.rows import RowsInMemory
 from jgmm.em.steps import in_family
 from jgmm.encoder.base import Encoder, encode_with_residual
 from jgmm.encoder.identity import Identity
 from jgmm.encoder.standardize import Standardize, robust
-from jgmm.errors import InputError, check
+from jgmm.errors import InputError, check, check_count, short
 from jgmm.mixture import GMM, check_single
+from jgmm.numerics.arguments import as_floats, as_key, check_kind, is_traced
 from jgmm.numerics.typing import ArrayLike
 from jgmm.registry import ENCODERS
+
+# The share of a feature's spread that rounding to float32 may take.
+LOST = 0.01
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,6 +113,9 @@ def fit_em(
     """
     key, rows = as_key(key), as_rows(x)
     k = _number_of_components(k, start)
+    check_enough(rows.shape[0], k)
+    check_lengths(max_iter, n_init, tol, chunk_size)
+    check(callable(callback), f"callback must be a function of the state, got {short(callback)}.")
     arrays = as_arrays(prior, floor, rows.dtype)
     # Without a name the family is that of the starting mixture.
     identity = identity_of("diag" if covariance_type is None else covariance_type)
@@ -147,53 +154,50 @@ def fit_em(
     return EMFit(of_x, Identity(of_x.d), history, state.converged)
 
 
-def as_key(key: Any) -> PRNGKeyArray:
-    """A JAX key; a whole number from 0 is a seed. Raises InputError for anything else."""
-    typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-    if typed or (isinstance(key, jax.Array) and key.dtype == jnp.uint32 and key.ndim == 1):
-        return key
-    try:
-        seed = operator.index(key)
-    except TypeError:
-        raise InputError(f"key must be a JAX key, such as jax.random.key(0), or a seed, got {key!r}.") from None
-    check(not isinstance(key, bool) and 0 <= seed < 2**32, f"a seed must be from 0 to below 2**32, got {key}.")
-    return jax.random.key(seed)
-
-
 def as_rows(x: ArrayLike) -> Float[Array, "n d"]:
     """A table of finite numbers, in float32, or in float64 where x is and JAX has it enabled.
 
     Raises:
-        InputError: For anything else.
+        InputError: For anything else, and for features so far from the origin that float32 loses their digits.
     """
-    try:
-        rows = jnp.asarray(x)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"expected a table of numbers of shape (n, d), got {type(x).__name__}: {error}") from None
-    check(rows.ndim == 2 and rows.shape[1] > 0, f"expected data of shape (n, d), got {rows.shape}.")
-    check(jnp.issubdtype(rows.dtype, jnp.number) and not jnp.iscomplexobj(rows), f"expected numbers, got {rows.dtype}.")
+    rows = as_floats("x", x)
+    check(rows.ndim == 2 and rows.shape[1] > 0, f"x must be a table of shape (n, d), got {rows.shape}.")
     rows = rows.astype(jnp.promote_types(rows.dtype, jnp.float32))
-    check(bool(jnp.isfinite(rows).all()), "the data contain NaN or infinite values: remove those rows first.")
+    if not is_traced(rows) and rows.shape[0] > 0:
+        _check_digits(np.asarray(x), np.asarray(rows))
     return rows
+
+
+def _check_digits(x: np.ndarray, rows: np.ndarray) -> None:
+    if x.dtype == rows.dtype or x.dtype.itemsize < 4:
+        return
+    lost, spread = np.sqrt(((x - rows.astype(np.float64)) ** 2).mean(axis=0)), x.std(axis=0, dtype=np.float64)
+    far = np.flatnonzero(lost > LOST * spread)
+    if far.size and spread[far[0]] > 0:
+        at, mean = far[0], x[:, far[0]].mean(dtype=np.float64)
+        raise InputError(
+            f"feature {at} is {mean:.6g} ± {spread[at]:.3g}: {rows.dtype} has too few digits to tell its values apart. "
+            "Subtract its mean first, or call jax.config.update('jax_enable_x64', True)."
+        )
 
 
 def _number_of_components(k: Any, start: GMM | None) -> int:
     if start is not None:
+        check_kind("start", start, GMM, "a jgmm.GMM; its means alone are an `init`, a function that returns them")
         check_single(start)
         check(k is None or k == start.k, f"the starting mixture has k={start.k}, the fit k={k}: leave k out.")
         return start.k
-    if k is None:
-        return 10
-    try:
-        number = operator.index(k)
-    except TypeError:
-        raise InputError(f"k must be a whole number, got {k!r}.") from None
-    check(number >= 1, f"k must be at least 1, got {k}.")
-    return number
+    return 10 if k is None else check_count("k", k)
+
+
+def _blank_codes(encoder: Encoder, dtype: Any) -> tuple[Array, Array]:
+    return jnp.zeros((1, encoder.n_codes), dtype), jnp.zeros((1, encoder.n_residual), dtype)
 
 
 def _encoder(encoder: Any, family: Covariance, x: Float[Array, "n d"]) -> Encoder:
     if isinstance(encoder, Encoder):
+        width = jax.eval_shape(lambda: encoder.decode(*_blank_codes(encoder, x.dtype))).shape[1]
+        check(width == x.shape[1], f"the encoder is of {width} features, the data have {x.shape[1]}.")
         return encoder
     found = ENCODERS.resolve(encoder)
     fit = getattr(found, "fit", found)

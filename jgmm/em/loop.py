@@ -15,7 +15,7 @@ from jgmm.em.initializers import centers
 from jgmm.em.rows import RowsInMemory
 from jgmm.em.screening import no_bounds
 from jgmm.em.steps import DEAD, em_step, from_centers, objective, revive
-from jgmm.errors import InputError, check
+from jgmm.errors import InputError, check, check_count, check_number
 from jgmm.mixture import GMM
 
 
@@ -35,6 +35,7 @@ class EMState:
         revived: How many components have been re-seeded so far.
         converged: Whether the last change was below the tolerance.
         best: The state of the best finished restart.
+        last: Whether no other restart follows: it is the best of all.
     """
 
     gmm: GMM
@@ -48,6 +49,7 @@ class EMState:
     revived: int = 0
     converged: bool = False
     best: "EMState | None" = None
+    last: bool = False
 
     def __repr__(self) -> str:
         last = f", objective={self.history[-1]:.6g}" if self.history else ""
@@ -99,11 +101,12 @@ def run_em(
     Raises:
         InputError: As `jgmm.fit_em`.
     """
-    _check(x, k, start, max_iter, n_init, tol)
+    check_lengths(max_iter, n_init, tol, chunk_size)
+    _check(x, k, start)
     identity = identity_of(covariance_type)
     prior, floor = as_arrays(prior, floor, x.dtype)
     task = _Task(RowsInMemory(x, chunk_size), prior, floor, bool(prior.strength > 0), tol)
-    weights = jnp.ones(x.shape[1], x.dtype) if metric is None else metric
+    weights = jnp.ones(x.shape[1], x.dtype) if metric is None else jnp.asarray(metric, x.dtype)
 
     def begin(restart: int, best: EMState | None = None) -> EMState:
         gmm = start
@@ -121,8 +124,8 @@ def run_em(
             state = _iterate(task, state)
             callback(state)
         best = _better(task, state)
-        if state.restart + 1 >= (1 if start is not None else n_init):
-            return best
+        if state.last or state.restart + 1 >= (1 if start is not None else n_init):
+            return replace(best, last=True)
         state = begin(state.restart + 1, best)
 
 
@@ -177,13 +180,26 @@ def _check_finite(finite: bool | np.bool_, dtype: jnp.dtype) -> None:
         )
 
 
-def _check(x: Array, k: int, start: GMM | None, max_iter: int, n_init: int, tol: float) -> None:
+def check_enough(n: int, k: int) -> None:
+    """Raise InputError for fewer rows than components."""
+    check(n >= k, f"{n} rows are too few for k={k} components: lower k or bring more data.")
+
+
+def check_lengths(max_iter: Any, n_init: Any, tol: Any, chunk_size: Any) -> None:
+    """Raise InputError for numbers out of range."""
+    check_count("max_iter", max_iter)
+    check_count("n_init", n_init)
+    check_number("tol", tol, least=0)
+    if chunk_size is not None:
+        check_count("chunk_size", chunk_size)
+
+
+def _check(x: Array, k: int, start: GMM | None) -> None:
     check(x.ndim == 2 and x.shape[1] > 0, f"expected data of shape (n, d), got {x.shape}.")
-    check(k >= 1, f"k must be at least 1, got {k}.")
-    check(x.shape[0] >= k, f"{x.shape[0]} rows are too few for k={k} components: lower k or bring more data.")
+    single = jnp.issubdtype(x.dtype, jnp.floating) and jnp.finfo(x.dtype).bits >= 32
+    check(single, f"EM runs in float32 or float64, the data are {x.dtype}.")
+    check_enough(x.shape[0], check_count("k", k))
     check(bool(jnp.isfinite(x).all()), "the data contain NaN or infinite values: remove those rows first.")
-    check(tol >= 0, f"tol must be at least 0, got {tol}.")
-    check(max_iter >= 1 and n_init >= 1, f"max_iter and n_init must be at least 1, got {max_iter}, {n_init}.")
     if start is not None:
         check(
             (start.k, start.d) == (k, x.shape[1]),

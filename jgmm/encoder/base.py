@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jgmm.covariance.base import Covariance
+from jgmm.errors import InputError
 from jgmm.mixture import GMM
 
 
@@ -29,11 +30,6 @@ class Encoder(abc.ABC):
             """The number of codes."""
             ...
 
-    @classmethod
-    @abc.abstractmethod
-    def fit(cls, x: Float[Array, "n p"]) -> "Encoder":
-        """The encoder of the rows of x."""
-
     @abc.abstractmethod
     def encode(self, x: Float[Array, "n p"]) -> Float[Array, "n d"]:
         """The codes of x."""
@@ -43,6 +39,11 @@ class Encoder(abc.ABC):
         """The x with these codes and residual coordinates."""
 
     # What follows has a default, which an encoder overrides where it can do better.
+
+    @classmethod
+    def fit(cls, x: Float[Array, "n p"]) -> "Encoder":
+        """The encoder of the rows of x. Raises InputError for an encoder that is made in another way."""
+        raise InputError(f"{cls.__name__} cannot be fitted to rows: pass one that is made already.")
 
     @property
     def n_residual(self) -> int:

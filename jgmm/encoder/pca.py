@@ -10,7 +10,7 @@ that the model remains a density over all of x (Tipping and Bishop, Probabilisti
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -19,7 +19,8 @@ from numpy.typing import DTypeLike
 
 from jgmm.covariance.base import Covariance
 from jgmm.encoder.base import Encoder
-from jgmm.errors import InputError, check
+from jgmm.errors import InputError, check, check_count, check_number, short
+from jgmm.numerics.arguments import check_table
 from jgmm.numerics.linalg import matmul
 from jgmm.numerics.pytree import pytree
 from jgmm.registry import RESIDUALS
@@ -164,11 +165,16 @@ def fit_pca(
     Raises:
         InputError: For n_components outside 1..min(n, p), and for data that are all constant or not finite.
     """
+    x = check_table("x", x)
     n, p = x.shape
-    check(
-        n_components is None or 1 <= n_components <= min(n, p),
-        f"n_components must be from 1 to min(N, D) = {min(n, p)}, got {n_components}.",
-    )
+    if n_components is not None:
+        n_components = check_count("n_components", n_components, most=min(n, p))
+    for name, value in {"scale": scale, "shift": shift}.items():
+        check_number(name, value)
+    check_number("noise_variance", noise_variance, least=0)
+    check(_is_single_or_double(dtype), f"dtype must be float32 or float64, got {short(dtype)}.")
+    if floor is not None:
+        check_number("floor", floor, least=0, open_ends=True)
     keep = RESIDUALS.resolve(residual)
     with np.errstate(over="ignore", invalid="ignore"):
         mean, cov = mean_and_covariance(x, scale)
@@ -196,3 +202,10 @@ def fit_pca(
         n_codes,
     )
     return pca, Spectrum(variances, rank, floor, n_codes)
+
+
+def _is_single_or_double(dtype: Any) -> bool:
+    try:
+        return dtype is not None and np.dtype(dtype).name in ("float32", "float64")
+    except (TypeError, ValueError):
+        return False

@@ -64,13 +64,23 @@ class Standardize(Encoder):
     def code_variances(self) -> Float[Array, " p"]:
         return self.scale * self.scale
 
-    def encode_mixture(self, gmm: GMM) -> GMM:
+    def encode_mixture(self, gmm: GMM) -> GMM | None:
+        if not self._keeps(gmm.covariance):
+            return None
         means = (gmm.means - self.mean[None]) / self.scale[None]
         return GMM(gmm.log_weights, means, gmm.covariance.scaled(1 / self.scale))
 
-    def decode_mixture(self, gmm: GMM) -> GMM:
+    def decode_mixture(self, gmm: GMM) -> GMM | None:
+        if not self._keeps(gmm.covariance):
+            return None
         means = self.mean[None] + gmm.means * self.scale[None]
         return GMM(gmm.log_weights, means, gmm.covariance.scaled(self.scale))
+
+    def _keeps(self, covariance: Covariance) -> bool:
+        """Whether covariances of scaled features are of the same family."""
+        if covariance.scales == "common":
+            return not isinstance(self.scale, jax.core.Tracer) and bool((self.scale == self.scale[0]).all())
+        return covariance.scales == "features"
 
 
 def robust(x: Float[Array, "n p"], common: bool = False) -> Standardize:

@@ -7,7 +7,7 @@ natural scenes are edge filters, 1997). Whitened images remain images, and every
 that a squared loss sees all of them.
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -40,7 +40,7 @@ class ZCA(Encoder):
 
     @classmethod
     def fit(cls, x: Float[Array, "n p"]) -> "ZCA":
-        return fit_zca(np.asarray(x))
+        return fit_zca(np.asarray(x), dtype=x.dtype)
 
     @property
     def n_codes(self) -> int:
@@ -65,18 +65,26 @@ class ZCA(Encoder):
         return (self.color**2).sum(axis=0)
 
 
-def fit_zca(x: Real[np.ndarray, "n p"], *, epsilon: float = 1e-3, scale: float = 1.0, shift: float = 0.0) -> ZCA:
+def fit_zca(
+    x: Real[np.ndarray, "n p"],
+    *,
+    epsilon: float = 1e-3,
+    scale: float = 1.0,
+    shift: float = 0.0,
+    dtype: Any = jnp.float32,
+) -> ZCA:
     """The whitening of the rows of scale · x + shift, computed in float64.
 
     Args:
         x: Numbers of any type; 8-bit pixels need not be converted first (`scale`, `shift`).
         epsilon: Added to every eigenvalue, in squared units of scale · x.
+        dtype: Of the encoder.
     """
     mean, covariance = mean_and_covariance(x, scale)
     e, v = np.linalg.eigh(covariance)
     deviation = np.sqrt(np.maximum(e, 0) + epsilon)
 
     def matrix(diagonal: np.ndarray) -> Array:
-        return jnp.asarray((v * diagonal) @ v.T, jnp.float32)
+        return jnp.asarray((v * diagonal) @ v.T, dtype)
 
-    return ZCA(jnp.asarray(mean + shift, jnp.float32), matrix(1 / deviation), matrix(deviation))
+    return ZCA(jnp.asarray(mean + shift, dtype), matrix(1 / deviation), matrix(deviation))

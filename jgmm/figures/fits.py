@@ -67,8 +67,8 @@ def comparison(path: Path, rows: Sequence[Any], best: tuple[str, int], criterion
         )
         for axes, values, style, label in curves:
             axes.plot(k, values, style, color=color, ms=3.5, lw=1.2, label=label)
-        judged = {"held-out": curves[0], "bic": curves[2], "aic": curves[3]}[criterion]
-        if family == best[0]:
+        judged = {"held-out": curves[0], "bic": curves[2], "aic": curves[3]}.get(criterion)
+        if family == best[0] and judged is not None:
             judged[0].plot(best[1], judged[1][k.index(best[1])], "o", ms=11, mfc="none", color="k")
     panels[0].set(
         title="Log-likelihood: held out, and training (dotted)",

@@ -2,14 +2,16 @@
 
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, ParamSpec, TypeVar
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 
+from jgmm.checkpoint.files import whole
+
 P = ParamSpec("P")
-R = TypeVar("R")
 
 STYLE: Any = {
     "font.size": 9,
@@ -25,13 +27,14 @@ COLORS = (BLUE, ORANGE, GRAY, "#2c8a4b", "#8a2c6b", "#b8a200")
 MOST = 100
 
 
-def styled(draw: Callable[P, R]) -> Callable[P, R]:
-    """The function, drawing in the style of the house, whatever the user's own settings are."""
+def styled(draw: Callable[Concatenate[Any, P], None]) -> Callable[Concatenate[Any, P], None]:
+    """The function of a file and more, drawing in the style of the house, whatever the user's own settings are, and the
+    whole picture or none."""
 
     @wraps(draw)
-    def drawn(*args: P.args, **kwargs: P.kwargs) -> R:
-        with matplotlib.rc_context(STYLE):
-            return draw(*args, **kwargs)
+    def drawn(file: Any, *args: P.args, **kwargs: P.kwargs) -> None:
+        with whole(Path(file)) as temporary, matplotlib.rc_context(STYLE):
+            draw(temporary, *args, **kwargs)
 
     return drawn
 

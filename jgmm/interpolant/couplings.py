@@ -17,12 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jgmm.errors import check
+from jgmm.errors import check, short
 from jgmm.interpolant import alignment
 from jgmm.interpolant.ends import check_same_space, check_weights
 from jgmm.interpolant.gaussians import of_every, squared_wasserstein
 from jgmm.interpolant.laws import Aligned, Dense, Law
 from jgmm.mixture import GMM
+from jgmm.numerics.arguments import as_floats
 from jgmm.registry import PLANS
 
 # How far the sums of a user's plan may be from the weights, and how negative an eigenvalue of a joint covariance may
@@ -93,12 +94,13 @@ def couple(
     >>> ip.couple(source, target, plan="optimal", inside="map").pairs.tolist()
     [[0, 0], [0, 1]]
     """
-    check(inside in ("independent", "map"), f"inside must be 'independent' or 'map', got {inside!r}.")
+    known = isinstance(inside, str) and inside in ("independent", "map")
+    check(known, f"inside must be 'independent' or 'map', got {short(inside)}.")
     check_same_space(source, target)
     if isinstance(plan, str) or callable(plan):
         table = PLANS.resolve(plan)(_weights(source), _weights(target), lambda: _cost(source, target), **options)
     else:
-        table = np.asarray(plan, np.float64)
+        table = np.asarray(as_floats("plan", plan), np.float64)
         _check_plan(table, _weights(source), _weights(target))
     i, j = np.nonzero(table)
     log_weights = jnp.asarray(np.log(table[i, j] / table.sum()), source.means.dtype)
@@ -132,7 +134,7 @@ def joint(
     for name, shape in expected.items():
         check(given[name] == shape, f"{name} must have shape {shape} as means0, got {given[name]}.")
     check(weights.shape == (n,), f"weights must have shape ({n},) as means0, got {weights.shape}.")
-    check_weights(weights, "pairs")
+    check_weights("the weights of the pairs", weights)
     s00, s01, s11 = (np.asarray(s, np.float64) for s in (cov00, cov01, cov11))
     matrices = np.block([[s00, s01], [s01.swapaxes(1, 2), s11]])
     symmetric = np.abs(matrices - matrices.swapaxes(1, 2)).max() <= NEGATIVE * np.abs(matrices).max()

@@ -11,12 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jgmm.errors import check
+from jgmm.errors import check_count
 from jgmm.interpolant import paths
 from jgmm.interpolant.paths import Path, Times
 from jgmm.interpolant.schedules import OfTime, derivative
 from jgmm.interpolant.solvers import transport
 from jgmm.mixture import GMM
+from jgmm.numerics.arguments import as_floats, as_key, check_kind
 
 # Nodes of the quadrature over [0, 1], and times at which suprema are taken.
 NODES, GRID = 16, 129
@@ -50,7 +51,8 @@ def kinetic_energy(key: PRNGKeyArray, path: Path, n: int = 10_000) -> Estimate:
     >>> round(ip.kinetic_energy(key, flow, 1000).value, 1)
     6.9
     """
-    check(n >= 2, f"n must be at least 2, got {n}.")
+    paths.check_path(path)
+    key, n = as_key(key), check_count("n", n, least=2)
     nodes, weights = _quadrature(path)
     x0, x1, _ = paths.sample(key, path, 0.0, n)
     z = jax.random.normal(jax.random.fold_in(key, 1), x0.shape, x0.dtype)
@@ -70,7 +72,8 @@ def straightness(key: PRNGKeyArray, path: Path, n: int = 2_000) -> Estimate:
     >>> ip.straightness(key, still, 2).value < 1e-6
     True
     """
-    check(n >= 2, f"n must be at least 2, got {n}.")
+    paths.check_path(path)
+    key, n = as_key(key), check_count("n", n, least=2)
     nodes, weights = _quadrature(path)
     x0, _, _ = paths.sample(key, path, 0.0, n)
     times = jnp.concatenate([nodes, jnp.ones(1, nodes.dtype)])
@@ -85,6 +88,7 @@ def pair_cost(path: Path) -> float:
     >>> round(ip.pair_cost(flow), 3)
     11.5
     """
+    paths.check_path(path)
     nodes, weights = _quadrature(path)
     c = paths.at(path, nodes)
     return float(weights @ _second_moment(path, c.b_dot, c.a_dot))
@@ -96,7 +100,8 @@ def continuity_residual(path: Path, t: Times, x: Float[Array, "n d"]) -> Float[A
     >>> bool(abs(ip.continuity_residual(flow, 0.5, x)).max() < 1e-4)
     True
     """
-    t = jnp.asarray(t, x.dtype)
+    x = paths.points_of(path, x)
+    t = as_floats("t", t, x.dtype).astype(x.dtype)
     _, change = jax.jvp(lambda t: paths.log_prob(path, t, x), (t,), (jnp.ones_like(t),))
     u, s, divergence = paths.fields(path, t, x)
     return change + divergence + (u * s).sum(axis=1)
@@ -118,6 +123,7 @@ def regularity_constants(path: Path) -> RegularityConstants:
     >>> ip.regularity_constants(flow).c1
     1.0
     """
+    paths.check_path(path)
     t = jnp.linspace(0, 1, GRID, dtype=path.means0.dtype)
     (_, a_dot), (_, b_dot) = derivative(path.schedule.a)(t), derivative(path.schedule.b)(t)
     a_ddot, b_ddot = _second_derivative(path.schedule.a)(t), _second_derivative(path.schedule.b)(t)
@@ -133,7 +139,8 @@ def fisher_information(key: PRNGKeyArray, gmm: GMM, n: int = 10_000) -> Estimate
     >>> round(ip.fisher_information(key, source, 1000).value, 1)
     2.2
     """
-    check(n >= 2, f"n must be at least 2, got {n}.")
+    check_kind("gmm", gmm, GMM, "a jgmm.GMM")
+    key, n = as_key(key), check_count("n", n, least=2)
     x = gmm.sample(key, n)
     gradient = jax.grad(lambda x: gmm.log_prob(x).sum())(x)
     return _estimate((gradient**2).sum(axis=1))

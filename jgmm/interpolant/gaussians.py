@@ -28,7 +28,6 @@ def of_every(gmm: GMM, leaf: Array) -> Array:
     return jnp.broadcast_to(leaf, (gmm.k, *leaf.shape[1:]))
 
 
-@jax.jit
 def squared_wasserstein(source: GMM, target: GMM) -> Float[Array, "i j"]:
     """W2² of every component of one mixture to every one of the other: ‖m_i − m_j‖² + `bures`(Σ_i, Σ_j).
 
@@ -40,6 +39,11 @@ def squared_wasserstein(source: GMM, target: GMM) -> Float[Array, "i j"]:
     [[9.5, 9.5]]
     """
     check_same_space(source, target)
+    return _squared_wasserstein(source, target)
+
+
+@jax.jit
+def _squared_wasserstein(source: GMM, target: GMM) -> Float[Array, "i j"]:
     if source.covariance.axis_aligned and target.covariance.axis_aligned:
         deviations = [jnp.sqrt(of_every(gmm, gmm.covariance.variance())) for gmm in (source, target)]
 

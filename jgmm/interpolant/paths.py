@@ -22,12 +22,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jgmm.em.screening import negligible
-from jgmm.errors import check
+from jgmm.errors import check_count, check_number
 from jgmm.interpolant.couplings import Coupling
 from jgmm.interpolant.ends import check_times
 from jgmm.interpolant.laws import Functional, Law
 from jgmm.interpolant.schedules import Coefficients, OfTime, Schedule, as_schedule, as_smoothing, coefficients, none
 from jgmm.mixture import LOG_2PI, check_points
+from jgmm.numerics.arguments import as_floats, as_key, check_kind, is_traced
 from jgmm.numerics.pytree import pytree, zeros_of
 
 # A pair that at most this part of the rows has a share in is computed for so many rows alone, if they are enough.
@@ -75,6 +76,7 @@ def path(coupling: Coupling, schedule: str | Schedule = "linear", smoothing: str
     >>> ip.path(ip.couple(source, target), schedule="cosine", smoothing="brownian").d
     2
     """
+    check_kind("coupling", coupling, Coupling, "a coupling, as jgmm.interpolant.couple makes it of two mixtures")
     smoothing = as_smoothing(smoothing)
     law = coupling.law(smoothing is not none)
     weights, means0, means1 = coupling.log_weights, coupling.means0, coupling.means1
@@ -142,6 +144,8 @@ def drift(path: Path, t: Times, x: Float[Array, "n d"], epsilon: float | Array) 
     >>> ip.drift(flow, 0.5, x, epsilon=0.1).shape
     (1, 2)
     """
+    if not is_traced(epsilon):
+        check_number("epsilon", epsilon)
     u, s, _ = fields(path, t, x)
     return u + epsilon * s
 
@@ -188,13 +192,27 @@ def sample(
     >>> xt.shape
     (10, 2)
     """
-    check(n >= 0, f"n must be at least 0, got {n}.")
-    return _sample(key, path, check_times(jnp.asarray(t, path.means0.dtype), n), n)
+    check_path(path)
+    key, n = as_key(key), check_count("n", n, least=0)
+    return _sample(key, path, check_times(as_floats("t", t).astype(path.means0.dtype), n), n)
 
 
-def _checked(path: Path, t: Times, x: Array) -> tuple[Array, Array]:
-    check_points(path.d, x)
-    return check_times(jnp.asarray(t, x.dtype), x.shape[0]), x
+def check_path(path: Any) -> None:
+    """Raise InputError for anything but a path."""
+    check_kind("path", path, Path, "a path, as jgmm.interpolant.path makes it of a coupling")
+
+
+def points_of(path: Path, x: Any) -> Float[Array, "n d"]:
+    """Points of a path as an array. Raises InputError for what are none."""
+    check_path(path)
+    points = as_floats("x", x, path.means0.dtype)
+    check_points(path.d, points)
+    return points
+
+
+def _checked(path: Path, t: Times, x: Any) -> tuple[Array, Array]:
+    x = points_of(path, x)
+    return check_times(as_floats("t", t, x.dtype).astype(x.dtype), x.shape[0]), x
 
 
 def at(path: Path, t: Float[Array, " t"]) -> Coefficients:

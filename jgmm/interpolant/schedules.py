@@ -105,8 +105,12 @@ def sine(t: Array) -> Array:
 
 
 def as_schedule(schedule: str | Schedule) -> Schedule:
-    """The schedule of that name in `jgmm.registry.SCHEDULES`, or a schedule as it is."""
-    return SCHEDULES[schedule]() if isinstance(schedule, str) else schedule
+    """The schedule of that name in `jgmm.registry.SCHEDULES`, or of a function that makes one, or a schedule as it is.
+
+    Raises:
+        InputError: For anything else.
+    """
+    return schedule if isinstance(schedule, Schedule) else SCHEDULES.resolve(schedule)()
 
 
 def as_smoothing(smoothing: str | OfTime) -> OfTime:
@@ -117,6 +121,7 @@ def as_smoothing(smoothing: str | OfTime) -> OfTime:
     """
     if isinstance(smoothing, str):
         return SMOOTHINGS[smoothing]
+    check(callable(smoothing), f"smoothing must be a name or a function of t, got {smoothing!r}.")
     squares = _values(smoothing)
     check(max(abs(squares[0]), abs(squares[-1])) < TOLERANCE, "γ² must be zero at t = 0 and at t = 1.")
     check((squares > -TOLERANCE).all(), "γ² must not be negative; it is somewhere in [0, 1].")

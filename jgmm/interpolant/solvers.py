@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import lineax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from jgmm.errors import check
+from jgmm.errors import check_count, check_number
 from jgmm.interpolant.ends import check_times
-from jgmm.interpolant.paths import Path, drift, fields, log_prob, velocity
-from jgmm.mixture import check_points
+from jgmm.interpolant.paths import Path, drift, fields, log_prob, points_of, velocity
+from jgmm.numerics.arguments import as_floats, as_key, is_traced
 from jgmm.numerics.pytree import pytree
 from jgmm.registry import SOLVERS
 
@@ -79,7 +79,7 @@ class Scheme:
     """How an equation is solved.
 
     Attributes:
-        solver: "euler", "midpoint", "heun" or "dopri5" (diffrax).
+        solver: a name in `jgmm.registry.SOLVERS` ("euler", "midpoint", "heun", "dopri5"), or a function -> `Method`.
         steps: so many equal steps; None lets dopri5 choose them by rtol and atol, and is 100 for the others.
         rtol, atol: relative and absolute tolerance of an adaptive step.
         max_steps: diffrax raises its error beyond so many.
@@ -87,15 +87,17 @@ class Scheme:
         InputError: For an unknown solver and steps < 1.
     """
 
-    solver: str = field(default="dopri5", metadata={"static": True})
+    solver: Any = field(default="dopri5", metadata={"static": True})
     steps: int | None = field(default=None, metadata={"static": True})
     rtol: float = 1e-5
     atol: float = 1e-5
     max_steps: int = field(default=4096, metadata={"static": True})
 
     def __post_init__(self) -> None:
-        SOLVERS.canonical(self.solver)
-        check(self.steps is None or self.steps >= 1, f"steps must be at least 1, got {self.steps}.")
+        SOLVERS.resolve(self.solver)
+        if self.steps is not None:
+            check_count("steps", self.steps)
+        check_count("max_steps", self.max_steps)
 
 
 def transport(
@@ -125,10 +127,11 @@ def transport(
     >>> print(ip.transport(flow, x, solver="euler", steps=20).x.round(3))
     [[3.1590002 0.       ]]
     """
-    _check(path, x, start, end)
+    x = _checked(path, x, start, end)
     if times is not None:
-        check_times(times, times.shape[0])
-    scheme = Scheme(solver, steps, rtol, atol, max_steps)
+        times = as_floats("times", times, x.dtype)
+        check_times(times, times.size)
+    scheme = _scheme(solver, steps, rtol, atol, max_steps)
     (moved, _), evaluations = _flow(path, x, start, end, times, scheme, False)
     return Transported(moved, evaluations)
 
@@ -152,8 +155,8 @@ def log_likelihood(
     >>> print(ip.log_likelihood(flow, x).round(3))
     [-9.145]
     """
-    _check(path, x, 0.0, 1.0)
-    scheme = Scheme(solver, steps, rtol, atol, max_steps)
+    x = points_of(path, x)
+    scheme = _scheme(solver, steps, rtol, atol, max_steps)
     (x0, volume), _ = _flow(path, x, 1.0, 0.0, None, scheme, True)
     return log_prob(path, 0.0, x0) + volume
 
@@ -217,9 +220,11 @@ def diffuse(
     >>> ip.diffuse(key, flow, x, epsilon=0.1, steps=10).shape
     (1, 2)
     """
-    check(epsilon >= 0, f"epsilon must be at least 0, got {epsilon}.")
-    check(steps >= 1, f"steps must be at least 1, got {steps}.")
-    _check(path, x, start, end)
+    key = as_key(key)
+    if not is_traced(epsilon):
+        check_number("epsilon", epsilon, least=0)
+    check_count("steps", steps)
+    x = _checked(path, x, start, end)
     return _diffuse(key, path, x, epsilon, start, end, steps)
 
 
@@ -248,7 +253,15 @@ def _diffuse(key: PRNGKeyArray, path: Path, x: Array, epsilon: Array, start: Arr
     return solution.ys[0]
 
 
-def _check(path: Path, x: Array, start: float, end: float) -> None:
-    check_points(path.d, x)
-    for t in (start, end):
-        check_times(jnp.asarray(t, x.dtype), 1)
+def _scheme(solver: Any, steps: Any, rtol: Any, atol: Any, max_steps: Any) -> Scheme:
+    for name, value in (("rtol", rtol), ("atol", atol)):
+        if not is_traced(value):
+            check_number(name, value, least=0, open_ends=True)
+    return Scheme(solver, steps, rtol, atol, max_steps)
+
+
+def _checked(path: Path, x: Any, start: Any, end: Any) -> Array:
+    x = points_of(path, x)
+    for name, t in (("start", start), ("end", end)):
+        check_times(as_floats(name, t, x.dtype), 1)
+    return x

@@ -5,7 +5,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jgmm.covariance.full import Full
+from jgmm.errors import check_count, check_number
 from jgmm.mixture import GMM
+from jgmm.numerics.arguments import as_key
 from jgmm.numerics.linalg import matmul
 
 
@@ -34,7 +36,8 @@ def random_mixture(key: PRNGKeyArray, k: int, d: int, scale: float = 3.0) -> GMM
     >>> ip.random_mixture(key, 3, 2)
     GMM(k=3, d=2, covariance='full', dtype=float32)
     """
-    for_weights, for_means, for_covariances = jax.random.split(key, 3)
+    k, d, scale = check_count("k", k), check_count("d", d), check_number("scale", scale)
+    for_weights, for_means, for_covariances = jax.random.split(as_key(key), 3)
     log_weights = jnp.log(jax.random.dirichlet(for_weights, jnp.full(k, 5.0)))
     covariance = Full.from_dense(random_covariances(for_covariances, k, d))
     return GMM(log_weights, random_means(for_means, k, d, scale), covariance)

@@ -12,6 +12,7 @@ from flax import nnx
 from helpers import SOURCE_SHAPE, random_mixture, random_source
 
 import jgmm
+from jgmm.checkpoint.files import write_json
 from jgmm.encoder.identity import Identity
 from jgmm.errors import InputError
 from jgmm.registry import COVARIANCES
@@ -57,13 +58,19 @@ def test_float64_is_not_silently_rounded(rng, tmp_path):
 
 def _edit(path, **changes):
     config = json.loads((path / "config.json").read_text())
-    (path / "config.json").write_text(json.dumps(config | changes))
+    del config["sha256"]
+    write_json(path / "config.json", config | changes)
 
 
 def _with_other_shape(path):
     structure = json.loads((path / "config.json").read_text())["structure"]
     structure["fields"]["gmm"]["fields"]["means"]["shape"] = [4, 5]
     return structure
+
+
+def _change(path, old, new):
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
 
 
 def _empty_arrays(path):
@@ -90,11 +97,13 @@ def _flip(path):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda p: _edit(p, format=3), "format 3, newer than the 2"),
+        (lambda p: _edit(p, format=4), "format 4, newer than the 3"),
         (lambda p: _edit(p, kind="other.thing"), "another kind \\('other.thing'\\)"),
         (lambda p: (p / "config.json").write_text("{"), "not valid JSON"),
-        (lambda p: (p / "config.json").write_text("[]"), "another kind"),
-        (lambda p: (p / "config.json").unlink(), "half-written.*--resume"),
+        (lambda p: (p / "config.json").write_text("[]"), "no JSON object"),
+        (lambda p: (p / "config.json").unlink(), "not a jgmm run"),
+        (lambda p: [(p / "config.json").unlink(), (p / "progress").mkdir()], "half-written.*--resume"),
+        (lambda p: _change(p / "config.json", '"k": 3', '"k": 4'), "not as it was written"),
         (lambda p: __import__("shutil").rmtree(p / "params"), "damaged"),
         (_empty_arrays, "damaged"),
         (lambda p: (p / "config.json").write_text('{"kind": "jgmm.source", "format": 1}'), "a part of it is missing"),
@@ -164,6 +173,19 @@ def test_what_cannot_be_saved_is_refused_and_nothing_is_written(rng, tmp_path):
         assert not (tmp_path / "run").exists()
     jgmm.save(tmp_path / "run", gmm, {"kind": "mine", "format": 99})
     assert jgmm.load(tmp_path / "run").k == gmm.k
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="not empty, it holds notes.txt"):
+        jgmm.save(tmp_path / "mine", gmm)
+
+
+def test_a_component_of_weight_zero_is_saved(tmp_path):
+    gmm = jgmm.GMM.from_parameters([1.0, 0.0], [[0.0], [1.0]], [1.0, 1.0], "spherical")
+    jgmm.save(tmp_path / "run", gmm)
+    np.testing.assert_array_equal(jgmm.load(tmp_path / "run").weights, [1, 0])
+    nearly = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), gmm)
+    jgmm.save(tmp_path / "bfloat16", nearly)
+    assert jgmm.load(tmp_path / "bfloat16").means.dtype == jnp.bfloat16
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,7 @@ def test_bad_input_is_refused(digits_run, capsys, tmp_path):
         (evaluate, [digits_run, "--dataset", "digitz"], "Did you mean 'digits'"),
         (evaluate, [digits_run, "--against", "mnist"], "unknown data set 'mnist'"),
         (evaluate, [digits_run, "--data", tmp_path / "wide.npy", "--dataset", "digits"], "choose one"),
-        (complete, [digits_run, "--n", "0"], "--n must be at least 1"),
+        (complete, [digits_run, "--n", "0"], "--n must be from 1"),
         (complete, [digits_run, "--out", "x.gif"], "--out expects a name ending in"),
         (complete, [digits_run, "--dataset", "photos"], "the run models images of (8, 8, 1)"),
         (complete, [tmp_path / "bare"], "no density over pixels"),

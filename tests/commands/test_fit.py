@@ -146,7 +146,7 @@ def test_a_full_disk_loses_nothing(tmp_path, monkeypatch, capsys):
         save_arrays(path, tree)
 
     monkeypatch.setattr(models, "save_arrays", full_disk)
-    assert "No space left" in refused(capsys, *SMALL, "--out", tmp_path / "run")
+    assert "the disk is full" in refused(capsys, *SMALL, "--out", tmp_path / "run")
     monkeypatch.undo()
     assert run(fit.main, "--out", tmp_path / "run", "--resume") == 0
     assert run(fit.main, *SMALL, "--out", tmp_path / "whole") == 0
@@ -188,10 +188,10 @@ def test_generate(digits_run, tmp_path, capsys):
         (["--holdout", "1"], "--holdout must be from 0"),
         (["--holdout", "0.0001"], "is none"),
         (["--tol", "-1"], "--tol must be at least 0"),
-        (["--seed", "-1"], "--seed must be at least 0"),
+        (["--seed", "-1"], "--seed must be from 0"),
         (["--init-from", "nowhere"], "no run folder at"),
-        (["--resume"], "holds no interrupted fit"),
-        (["--data", "nowhere.npy"], "no file at nowhere.npy"),
+        (["--resume"], "holds no fit to resume"),
+        (["--data", "nowhere.npy"], "name two different data"),
     ],
 )
 def test_bad_options_are_refused_and_nothing_is_written(args, message, capsys, tmp_path):
@@ -207,9 +207,9 @@ def test_bad_data_and_folders_are_refused(capsys, tmp_path, digits_run):
     np.save(tmp_path / "constant.npy", np.ones((50, 4)))
     assert "constant" in refused(capsys, "--data", tmp_path / "constant.npy", "--k", 2, "--out", tmp_path / "a")
     assert "already holds a run" in refused(capsys, *SMALL, "--out", digits_run)
-    assert "nothing to resume" in refused(capsys, *SMALL, "--out", digits_run, "--resume")
+    assert "--holdout differs" in refused(capsys, *SMALL, "--holdout", "0.2", "--out", digits_run, "--resume")
     (tmp_path / "file").write_text("")
-    assert "is not a folder" in refused(capsys, *SMALL, "--out", tmp_path / "file" / "run")
+    assert "cannot write to" in refused(capsys, *SMALL, "--out", tmp_path / "file" / "run")
     assert "pass --k 5" in refused(capsys, *SMALL, "--k", 6, "--init-from", digits_run, "--out", tmp_path / "b")
     for power, name in ((30, "e"), (200, "f")):
         np.save(tmp_path / "huge.npy", np.random.default_rng(0).normal(size=(50, 4)) * 10.0**power)

@@ -50,7 +50,7 @@ def test_a_sweep_leaves_a_table_a_picture_and_the_best_run(swept):
 def test_bad_sweeps_are_refused(swept, capsys, tmp_path):
     for args, message in (
         (["--holdout", "0"], "--holdout must be above 0"),
-        (["--k", "0", "3"], "--k expects numbers from 1"),
+        (["--k", "0", "3"], "--k must be at least 1"),
         (["--covariance-type", "banded"], "unknown covariance type 'banded'"),
         (["--k", "3", "5000"], "too few for --k 5000"),
         (["--out", swept], "already holds a sweep"),

@@ -1,0 +1,65 @@
+"""What users pass, as what is meant, or an InputError that names the argument."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PRNGKeyArray
+
+from jgmm.errors import InputError, check, check_seed, short
+
+
+def is_traced(*values: Any) -> bool:
+    """Whether any of them is a placeholder of JAX's, of which nothing but shape and dtype is known."""
+    return any(isinstance(value, jax.core.Tracer) for value in values)
+
+
+def as_key(key: Any, name: str = "key") -> PRNGKeyArray:
+    """A JAX key; a whole number from 0 is a seed. Raises InputError for anything else."""
+    if isinstance(key, jax.Array):
+        typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.ndim == 0
+        if typed or (key.dtype == jnp.uint32 and key.ndim == 1):
+            return key
+    whole = hasattr(key, "__index__") and not isinstance(key, bool | jax.core.Tracer) and np.ndim(key) == 0
+    check(whole, f"{name} must be a JAX key, such as jax.random.key(0), or a seed, got {short(key)}.")
+    return jax.random.key(check_seed(name, key))
+
+
+def as_floats(name: str, x: Any, dtype: Any = jnp.float32, finite: bool = True) -> Array:
+    """Numbers, `finite` unless they need not be, as an array: floating point stays, whole numbers become `dtype`.
+
+    Raises:
+        InputError: For anything else. Of traced values only the dtype is seen.
+    """
+    if not isinstance(x, jax.Array):
+        try:
+            x = np.asarray(x)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{name} must be numbers, got {short(x)}.") from error
+    real = jnp.issubdtype(x.dtype, jnp.number) and not jnp.issubdtype(x.dtype, jnp.complexfloating)
+    check(real or x.dtype == bool, f"{name} must be numbers, got {_words(x)}.")
+    floating = jnp.asarray(x) if jnp.issubdtype(x.dtype, jnp.floating) else jnp.asarray(x, dtype)
+    if finite and not is_traced(floating):
+        check(bool(jnp.isfinite(floating).all()), f"{name} must be finite, it has NaN or infinite values.")
+    return floating
+
+
+def check_table(name: str, x: Any) -> np.ndarray:
+    """A table [N, P] of numbers of any type, on the host. Raises InputError for anything else."""
+    try:
+        table = np.asarray(x)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{name} must be a table of numbers, got {short(x)}.") from error
+    numbers = np.issubdtype(table.dtype, np.number) and not np.iscomplexobj(table)
+    check(numbers and table.ndim == 2 and table.size > 0, f"{name} must be a table of numbers [n, p], got {short(x)}.")
+    return table
+
+
+def check_kind(name: str, value: Any, kind: type | tuple[type, ...], words: str) -> None:
+    """Raise InputError unless a value is of a kind; `words` say which."""
+    check(isinstance(value, kind), f"{name} must be {words}, got {short(value)}.")
+
+
+def _words(x: Any) -> str:
+    return "objects or text" if x.dtype.kind in "OSU" else str(x.dtype)
