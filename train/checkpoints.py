@@ -11,7 +11,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from jgmm.checkpoint.arrays import ORBAX, fingerprint, quiet
-from jgmm.checkpoint.files import SEAL, faults, first_line, seal
+from jgmm.checkpoint.files import faults, first_line, sealed, unsealed
 from jgmm.errors import InputError, check, fault
 
 FOLDER = "checkpoints"
@@ -63,10 +63,9 @@ class Checkpoints:
         and for a state that is not finite."""
         if step in self.steps:
             return
-        content = {**numbers, "fingerprint": fingerprint(state)}
-        sealed = {**content, SEAL: seal(content)}
+        content = sealed({**numbers, "fingerprint": fingerprint(state)})
         try:
-            items = {STATE: ocp.args.StandardSave(state), NUMBERS: ocp.args.JsonSave(sealed)}
+            items = {STATE: ocp.args.StandardSave(state), NUMBERS: ocp.args.JsonSave(content)}
             self.manager.save(step, args=ocp.args.Composite(**items), force=True)
         except Exception as error:  # orbax raises what its threads raised
             raise self._failed(error) from error
@@ -116,10 +115,7 @@ class Checkpoints:
         state, numbers = both[STATE], both.get(NUMBERS)
         if old:
             state = type(target)(**{f.name: state[_name_before_0_2(f.name)] for f in fields(target)})
-        if numbers is None:  # of a version before these were kept
-            fingerprint(state)
-            return Saved(state, {})
-        return Saved(state, _unsealed(numbers, state))
+        return Saved(state, _checked(numbers, state))
 
     def _is_whole(self, target: Any, step: int) -> bool:
         try:
@@ -137,15 +133,17 @@ class Damaged(Exception):
     """A checkpoint is not what was saved."""
 
 
-def _unsealed(numbers: dict[str, Any], state: Any) -> dict[str, Any]:
-    content = {name: value for name, value in numbers.items() if name != SEAL}
-    if seal(content) != numbers.get(SEAL):
-        raise Damaged(f"its {NUMBERS} are not those that were saved")
+def _checked(numbers: dict[str, Any] | None, state: Any) -> dict[str, Any]:
+    """The numbers kept with a state; none of a version before they were. Raises Damaged unless both are what was saved,
+    and finite."""
     try:
-        same = fingerprint(state) == content["fingerprint"]
+        found = fingerprint(state)
     except InputError as error:
         raise Damaged(str(error)) from error
-    if not same:
+    content = {} if numbers is None else unsealed(numbers)
+    if content is None:
+        raise Damaged(f"its {NUMBERS} are not those that were saved")
+    if found != content.get("fingerprint", found):
         raise Damaged("its arrays are not those that were saved")
     return content
 

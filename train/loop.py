@@ -30,7 +30,8 @@ from train.step import State, StepInputs
 
 
 def train(config: Config) -> None:
-    """Train as the options say, from the beginning or from the newest checkpoint.
+    """Train as the options say, from the beginning or from the newest checkpoint, in a run folder that the caller holds
+    (`jgmm.checkpoint.lock`).
 
     SIGTERM, and Ctrl-C, which then raises KeyboardInterrupt, save first.
     Raises:

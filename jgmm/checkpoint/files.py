@@ -63,9 +63,8 @@ def discard(path: Path) -> None:
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write JSON with a seal, a digest of its content, which `read_json` checks. Raises InputError as `whole`."""
-    sealed = {**content, SEAL: seal(content)}
     with whole(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        json.dump(sealed, file, indent=2)
+        json.dump(sealed(content), file, indent=2)
 
 
 def read_json(path: Path, sealed_from: int = 0) -> dict[str, Any]:
@@ -76,22 +75,31 @@ def read_json(path: Path, sealed_from: int = 0) -> dict[str, Any]:
     """
     remedy = "it is damaged, or was changed by hand"
     with reading(path):
-        content = path.read_bytes()
+        text = path.read_bytes()
     try:
-        found = json.loads(content.decode())
+        found = json.loads(text.decode())
     except ValueError as error:
         raise InputError(f"{path} is not valid JSON ({first_line(error)}): {remedy}.") from error
     if not isinstance(found, dict):
         raise InputError(f"{path} holds no JSON object: {remedy}.")
-    kept, form = found.pop(SEAL, None), found.get("format", 0)
-    old = kept is None and isinstance(form, int) and form < sealed_from
-    check(old or kept == seal(found), f"{path} is not as it was written: {remedy}.")
-    return found
+    form = found.get("format", 0)
+    if SEAL not in found and isinstance(form, int) and form < sealed_from:
+        return found
+    content = unsealed(found)
+    if content is None:
+        raise InputError(f"{path} is not as it was written: {remedy}.")
+    return content
 
 
-def seal(content: Any) -> str:
-    """The sha256 of JSON content, whatever the order of its keys and its spaces."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+def sealed(content: dict[str, Any]) -> dict[str, Any]:
+    """JSON content with its sha256, whatever the order of its keys and its spaces."""
+    return {**content, SEAL: hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()}
+
+
+def unsealed(found: dict[str, Any]) -> dict[str, Any] | None:
+    """The inverse of `sealed`; None if the content is not what was sealed."""
+    content = {name: value for name, value in found.items() if name != SEAL}
+    return content if sealed(content) == found else None
 
 
 def write_array(path: Path, array: np.ndarray) -> str:

@@ -46,9 +46,9 @@ class InterruptedFit:
             discard(left)
         self.saved_at, self.cost = -np.inf, 0.0
 
-    def save_options(self, options: dict[str, Any]) -> None:
-        """Keep the options of the run."""
-        write_json(self.folder / OPTIONS, {"format": FORMAT, "options": options})
+    def save_options(self, options: dict[str, Any], data_sha256: str) -> None:
+        """Keep the options of the run, and the digest of its data."""
+        write_json(self.folder / OPTIONS, {"format": FORMAT, "options": options, "data": {"sha256": data_sha256}})
 
     def save_pca(self, pca: PCA, spectrum: Spectrum) -> None:
         """Keep the fitted principal components."""
@@ -123,13 +123,13 @@ class InterruptedFit:
 
 
 def kept_options(run: Path) -> dict[str, Any] | None:
-    """The options of an interrupted fit, or None if there is none. Raises InputError if they are damaged."""
+    """What `save_options` kept in a run folder, or None if there is none. Raises InputError if it is damaged."""
     path = run / PROGRESS / OPTIONS
     if not path.exists():
         return None
     content = read_json(path, sealed_from=FORMAT)
     check("format" in content, f"the fit in {run} was interrupted in an earlier version of jgmm: begin it anew.")
-    return content["options"]
+    return content
 
 
 def _number(state: Path) -> int:

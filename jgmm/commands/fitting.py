@@ -1,6 +1,5 @@
 """The road from options to a run folder: data, codes, EM, normalization, checkpoint."""
 
-import json
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -66,10 +65,11 @@ def run(options: Options) -> None:
             point = _resumed(options, codes, before, interrupted)
             if before is not None and _is_done(options, point):
                 print("nothing to do: the fit is finished. Raise --max-iter, or lower --tol, to go on.")
-                return interrupted.remove()
+                interrupted.remove()
+                return
             if before is not None and point.state is not None:
                 interrupted.save(point.state, point.mark, at_once=True)
-            interrupted.save_options({**options.to_json(), "data_sha256": data.sha256})
+            interrupted.save_options(options.to_json(), data.sha256)
             found = _fit(options, codes, start, point, interrupted, clock)
         except InputError as error:
             if not options.resume and not isinstance(error, Fault):
@@ -79,7 +79,7 @@ def run(options: Options) -> None:
             print(f"stopped; go on with: python -m jgmm.fit --out {folder} --resume", flush=True)
             raise
         finish(options, data, codes, found, clock, begun)
-    return interrupted.remove()
+    interrupted.remove()
 
 
 class Point(NamedTuple):
@@ -121,14 +121,18 @@ def finish(
 
 def options_to_resume(folder: Path) -> Options:
     """The options of the interrupted or finished fit in a folder. Raises InputError if there is none."""
+    return Options.from_json(_begun(folder)["options"])
+
+
+def _begun(folder: Path) -> dict[str, Any]:
+    """The options and the data of the interrupted or finished fit in a folder. Raises InputError if there is none."""
     kept = kept_options(folder)
-    if kept is None and (folder / CONFIG).exists():
-        config = read_config(folder)
-        check("em" in config, f"{folder} cannot go on, it is of an earlier version: start from it with --init-from.")
-        kept = {**config["options"], "data_sha256": config["data"]["sha256"]}
-    if kept is None:
-        raise InputError(f"{folder} holds no fit to resume.")
-    return Options.from_json({name: value for name, value in kept.items() if name != "data_sha256"})
+    if kept is not None:
+        return kept
+    check((folder / CONFIG).exists(), f"{folder} holds no fit to resume.")
+    config = read_config(folder)
+    check("em" in config, f"{folder} cannot go on, it is of an earlier version: start from it with --init-from.")
+    return config
 
 
 def check_resumed(kept: Options, given: Options) -> Options:
@@ -144,11 +148,8 @@ def check_resumed(kept: Options, given: Options) -> Options:
 def _check_same_data(options: Options, data: Data) -> None:
     """Raise InputError unless a resumed fit is given the data that it began with."""
     folder = options.run_folder
-    if not options.resume:
-        return
-    kept = kept_options(folder)
-    sha256 = read_config(folder)["data"]["sha256"] if kept is None else kept["data_sha256"]
-    check(sha256 == data.sha256, f"{data.train.location} no longer holds the data that {folder} was begun with.")
+    same = not options.resume or _begun(folder)["data"]["sha256"] == data.sha256
+    check(same, f"{data.train.location} no longer holds the data that {folder} was begun with.")
 
 
 def _codes(options: Options, data: Data, known: Source | None, interrupted: InterruptedFit) -> Codes:
@@ -178,9 +179,10 @@ def _resumed(options: Options, codes: Codes, before: Source | None, interrupted:
 def _is_done(options: Options, point: Point) -> bool:
     """Whether a finished run is all that its options, as they are now, ask for."""
     state, config = point.state, read_config(options.run_folder)
-    ended = state is not None and (state.converged or len(state.history) >= options.max_iter)
-    same = config["options"] == json.loads(json.dumps(options.to_json() | {"max_iter": config["options"]["max_iter"]}))
-    return ended and same and state is not None and state.history == config["em"]["history"]
+    if state is None or not (state.converged or len(state.history) >= options.max_iter):
+        return False
+    same = config["options"] | {"max_iter": options.max_iter} == options.to_json()
+    return same and state.history == config["em"]["history"]
 
 
 def _fit(

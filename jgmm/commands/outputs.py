@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from jgmm.checkpoint.files import whole, write_arrays
+from jgmm.checkpoint.files import whole
 from jgmm.errors import InputError, check, check_count
 
 PICTURES = (".png", ".jpg", ".jpeg")
@@ -78,7 +78,7 @@ def arrays(path: Path, content: dict[str, Any], prog: str) -> None:
         finite = values.dtype.kind != "f" or bool(np.isfinite(values).all())
         check(finite, f"{name} has values that are not finite: {path} is not written.")
     with whole(path) as temporary:
-        write_arrays(temporary, {name: np.asarray(values) for name, values in content.items()})
+        np.savez(temporary, **content)
         with zipfile.ZipFile(temporary, "a") as archive:
             archive.comment = prog.encode()
 

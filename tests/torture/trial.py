@@ -8,6 +8,7 @@ import importlib
 import os
 import pickle
 import pkgutil
+import shutil
 import signal
 import sys
 import tempfile
@@ -94,7 +95,7 @@ class Child:
     """A forked process that runs `f(*args)`; `main` functions of commands are run by `command`."""
 
     def __init__(self, f: Callable[..., Any], *args: Any, before: Callable[[], None] = lambda: None):
-        self.files = [tempfile.TemporaryFile() for _ in range(3)]  # noqa: SIM115, closed by `ended`
+        self.folder = Path(tempfile.mkdtemp(prefix="torture-child-"))
         self.code: int | None = None
         sys.stdout.flush()
         self.pid = os.fork()
@@ -104,8 +105,8 @@ class Child:
     def _live(self, f: Callable[..., Any], args: tuple[Any, ...], before: Callable[[], None]) -> None:
         code = 1
         try:
-            os.dup2(self.files[0].fileno(), 1)
-            os.dup2(self.files[1].fileno(), 2)
+            for descriptor, name in ((1, "out"), (2, "err")):
+                os.dup2(os.open(self.folder / name, os.O_WRONLY | os.O_CREAT), descriptor)
             os.setpgid(0, 0)
             signal.signal(signal.SIGINT, signal.default_int_handler)
             before()
@@ -113,8 +114,7 @@ class Child:
                 sys.stdout, sys.stderr = out, err
                 try:
                     value = f(*args)
-                    self.files[2].write(pickle.dumps(value))
-                    self.files[2].flush()
+                    (self.folder / "value").write_bytes(pickle.dumps(value))
                     code = 0
                 except SystemExit as exit:
                     code = exit.code if isinstance(exit.code, int) else 0 if exit.code is None else 1
@@ -149,13 +149,10 @@ class Child:
 
     def ended(self, code: int | None) -> Outcome:
         """What became of it, once it has ended."""
-        content = []
-        for file in self.files:
-            file.seek(0)
-            content.append(file.read())
-            file.close()
-        out, err = (c.decode(errors="replace") for c in content[:2])
-        return Outcome(code, out, err, pickle.loads(content[2]) if content[2] else None)
+        content = {path.name: path.read_bytes() for path in self.folder.iterdir()}
+        shutil.rmtree(self.folder)
+        out, err = (content.get(name, b"").decode(errors="replace") for name in ("out", "err"))
+        return Outcome(code, out, err, pickle.loads(content["value"]) if content.get("value") else None)
 
 
 def forked(
