@@ -140,7 +140,7 @@ def check_resumed(kept: Options, given: Options) -> Options:
     differing = kept.difference(given, finished=(given.run_folder / CONFIG).exists())
     check(
         differing is None,
-        f"{differing} differs from the interrupted run's, of which something depends on it: leave the flag out.",
+        f"{differing} differs from the run's, and something that is done already depends on it: leave the flag out.",
     )
     return replace(given, resume=True)
 

@@ -10,6 +10,7 @@ from helpers import dense, distances
 from sklearn.datasets import load_digits
 
 from jgmm.checkpoint.interrupted import InterruptedFit
+from jgmm.checkpoint.journal import Mark
 from jgmm.covariance.full import SCREENED_COMPONENTS, SCREENED_FEATURES, Full
 from jgmm.covariance.prior import Floor, Prior, as_arrays
 from jgmm.em.loop import run_em
@@ -148,8 +149,8 @@ def test_bounds_survive_a_kill(tmp_path, data):
     states = []
     whole = fit(x, 6, callback=states.append)
     progress = InterruptedFit(tmp_path)
-    progress.save(states[3])
-    kept = InterruptedFit(tmp_path).load(K, x.shape, "full", jnp.float32)
+    progress.save(states[3], Mark())
+    kept, _ = InterruptedFit(tmp_path).load(K, x.shape, "full", jnp.float32)
     np.testing.assert_array_equal(kept.bounds, states[3].bounds)
     resumed = fit(x, 6, state=kept)
     for a, b in zip(jax.tree.leaves(resumed.gmm), jax.tree.leaves(whole.gmm), strict=True):
