@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jgmm.covariance.base import Covariance, Family, identity_of
+from jgmm.covariance.base import Family, Scales, identity_of
 from jgmm.covariance.prior import Floor, Prior, as_arrays
 from jgmm.em.loop import EMState, check_enough, check_lengths, run_em
 from jgmm.em.rows import RowsInMemory
@@ -122,7 +122,8 @@ def fit_em(
     family = jax.eval_shape(lambda: identity(k, rows.shape[1], rows.dtype))
     if start is not None and covariance_type is None:
         family = start.covariance
-    found = _encoder(encoder, family, rows)
+    families = [family] if start is None else [family, start.covariance]
+    found = _encoder(encoder, {f.scales for f in families}, rows)
     z, log_residual = encode_with_residual(found, rows)
     first = None
     if start is not None:
@@ -194,7 +195,8 @@ def _blank_codes(encoder: Encoder, dtype: Any) -> tuple[Array, Array]:
     return jnp.zeros((1, encoder.n_codes), dtype), jnp.zeros((1, encoder.n_residual), dtype)
 
 
-def _encoder(encoder: Any, family: Covariance, x: Float[Array, "n d"]) -> Encoder:
+def _encoder(encoder: Any, scales: set[Scales], x: Float[Array, "n d"]) -> Encoder:
+    """The encoder asked for, with such scales as leave all families concerned as they are."""
     if isinstance(encoder, Encoder):
         width = jax.eval_shape(lambda: encoder.decode(*_blank_codes(encoder, x.dtype))).shape[1]
         check(width == x.shape[1], f"the encoder is of {width} features, the data have {x.shape[1]}.")
@@ -203,7 +205,7 @@ def _encoder(encoder: Any, family: Covariance, x: Float[Array, "n d"]) -> Encode
     fit = getattr(found, "fit", found)
     if found not in (robust, Standardize):
         return fit(x)
-    return Identity.fit(x) if family.scales == "none" else fit(x, common=family.scales == "common")
+    return Identity.fit(x) if "none" in scales else fit(x, common="common" in scales)
 
 
 def _start(start: GMM, encoder: Encoder, z: Float[Array, "n d"]) -> GMM:

@@ -113,3 +113,15 @@ def test_directions_that_are_no_codes_count_in_the_history(clusters):
     fit = jgmm.fit_em(0, clusters, k=3, encoder=pca, tol=1e-7, max_iter=300)
     source = jgmm.unnormalized(fit.gmm, fit.encoder, (3,))
     assert fit.history[-1] == pytest.approx(float(source.log_prob(np.float32(clusters)).mean()), abs=1e-3)
+
+
+def test_a_start_of_another_family_keeps_its_covariances(rng):
+    """Features of scales 1 and 100: units of their own would not leave a spherical start spherical."""
+    x = rng.normal(size=(300, 2)) * [1, 100]
+    start = jgmm.GMM.from_parameters([0.5, 0.5], [[-1.0, -50.0], [1.0, 50.0]], [900.0, 900.0], "spherical")
+    fit = jgmm.fit_em(0, x, covariance_type="full", start=start, max_iter=5)
+    assert fit.gmm.covariance.name == "full"
+    assert fit.history[-1] > start.log_prob(x).mean()
+    by_hand = jgmm.fit_em(0, x, covariance_type="full", start=start, max_iter=5, encoder="identity")
+    # The floor is in units of the pooled spread there, and in those of x here.
+    np.testing.assert_allclose(fit.gmm.log_prob(x), by_hand.gmm.log_prob(x), rtol=1e-2)
