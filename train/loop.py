@@ -24,8 +24,9 @@ from train.batches import indices
 from train.checkpoints import Checkpoints, abstract
 from train.config import Config
 from train.log import Log
-from train.models.unet import n_parameters
+from train.models.unet import UNet, n_parameters
 from train.sampler import check_solver, images
+from train.setup import Setup
 from train.step import State, StepInputs
 
 
@@ -45,82 +46,108 @@ def train(config: Config) -> None:
 
 def _train(config: Config) -> int:
     """The signal that stopped it, or 0."""
-    folder = config.run_folder
     check_solver(config.solver, config.nfe)
     sharding.check_batch(config.batch_size, config.accumulate)
     if not config.resume:
-        check_free(folder, "go on with --resume, or choose another --out")
-    mesh = sharding.mesh()
+        check_free(config.run_folder, "go on with --resume, or choose another --out")
     setup = setups.build(config)
-    config = setup.config
-    model = setups.network(config, setup.images.shape, setup.classes)
-    structure, parameters = nnx.split(model)
-    data = setup.images
+    config, data = setup.config, setup.images
+    model = setups.network(config, data.shape, setup.classes)
     print(f"{data.name}: {len(data):,} images of {data.shape} from {data.location}")
     where = f"{jax.device_count()} device(s), {jax.devices()[0].device_kind}, of {jax.process_count()} process(es)"
     print(f"{n_parameters(model):,} parameters; {where}")
     runs.begin(config, data, setup.classes, setup.base)
-
-    state = steps.begin(config, parameters)
-    places = sharding.of_state(mesh, state, config.fsdp)
-    everywhere = sharding.replicated(mesh)
-    inputs = jax.device_put(setup.inputs, everywhere)
-    advance = jax.jit(steps.make_step(config, structure), donate_argnums=0, out_shardings=(places, everywhere))
-    cost = jax.jit(steps.make_cost(config), out_shardings=everywhere)
-    draw = jax.jit(images, static_argnames=("structure", "solver", "nfe"), out_shardings=everywhere)
-    noise = _fixed_noise(config, inputs)
-    labels = jnp.arange(config.n_samples, dtype=jnp.int32) % setup.classes if setup.classes else None
-
-    def batch_of(at: int) -> tuple[jax.Array, jax.Array | None]:
-        index = sharding.spread(indices(config.seed, at, len(data), config.batch_size), mesh)
-        if not setup.inputs.coupling.assigned:
-            return index, None
-        return index, sharding.spread(couplings.assign(np.asarray(cost(inputs, jnp.array(at), index))), mesh)
-
     # Signals are noted until all is on disk.
-    with _Signals() as stop, Checkpoints(folder, config.keep_last, config.keep_every) as saved:
-        seen: list[dict[str, Any]] = []
-        mark: Mark | None = Mark()
-        if saved.steps and config.resume:
-            state, numbers = saved.load(abstract(state, places))
-            mark, seen = Mark(**numbers["journal"]) if numbers else None, numbers.get("seen", [])
-            print(f"resuming after step {int(state.step)}")
-        else:
-            state = jax.device_put(state, places)
-        at = int(state.step)
-        if at >= config.steps:
-            print(f"nothing to do: --steps {config.steps} are made. Give more to go on.")
-        log = Log(folder, config.batch_size, at, config.steps, mark)
-
-        def save() -> None:
-            """Save the state, if the next step, made on a copy, finds it sound."""
-            after, _ = advance(jax.tree.map(jnp.copy, state), inputs, *batch_of(at))
-            _check_finite(after, folder)
-            saved.save(at, state, {"journal": log.mark._asdict(), "seen": [_numbers(values) for values in seen]})
-
-        stopped = False
-        while at < config.steps and not stopped:
-            state, values = advance(state, inputs, *batch_of(at))
-            at += 1
-            seen.append(values)
-            last = at == config.steps
-            if at % config.log_every == 0 or last:
-                _check_finite(state, folder)
-                log.log(at, _means(seen))
-                seen = []
-            if at % config.save_every == 0 or last:
-                save()
-            if (at % config.sample_every == 0 or last) and is_image(data.shape):
-                grid = draw(structure, state.average, inputs.space, noise, labels, config.solver, config.nfe).x
-                log.picture(at, _write_grid(folder / f"samples-{at:07d}.png", np.asarray(grid)))
-                log.resume_clock()
-            stopped = stop.agreed(at % config.log_every == 0)
-        if stopped:
-            save()
-            print(f"stopped after step {at}; go on with: python -m train --out {folder} --resume")
-        log.close()
-    print(f"run: {folder}")
+    with _Signals() as stop, Checkpoints(config.run_folder, config.keep_last, config.keep_every) as saved:
+        _Training(setup, model, saved).run(stop)
+    print(f"run: {config.run_folder}")
     return stop.asked
+
+
+class _Training:
+    """A training in progress: its state, the compiled programs that advance and show it, and its log."""
+
+    def __init__(self, setup: Setup, model: UNet, saved: Checkpoints):
+        self.config, self.setup, self.saved = setup.config, setup, saved
+        self.structure, parameters = nnx.split(model)
+        self.mesh = sharding.mesh()
+        state = steps.begin(self.config, parameters)
+        places, everywhere = sharding.of_state(self.mesh, state, self.config.fsdp), sharding.replicated(self.mesh)
+        self.inputs = jax.device_put(setup.inputs, everywhere)
+        step = steps.make_step(self.config, self.structure)
+        self.advance = jax.jit(step, donate_argnums=0, out_shardings=(places, everywhere))
+        self.copy = jax.jit(lambda state: jax.tree.map(jnp.copy, state), out_shardings=places)
+        self.cost = jax.jit(steps.make_cost(self.config), out_shardings=everywhere)
+        self.images = jax.jit(images, static_argnames=("structure", "solver", "nfe"), out_shardings=everywhere)
+        self.noise = _fixed_noise(self.config, self.inputs)
+        self._begin(state, places)
+
+    def _begin(self, state: State, places: Any) -> None:
+        """Take up the newest checkpoint of a run that is resumed, and else the state before the first step."""
+        self.seen: list[dict[str, Any]] = []  # what was computed since the last line of the log
+        mark: Mark | None = Mark()
+        if self.saved.steps and self.config.resume:
+            self.state, numbers = self.saved.load(abstract(state, places))
+            mark, self.seen = Mark(**numbers["journal"]) if numbers else None, numbers.get("seen", [])
+            print(f"resuming after step {int(self.state.step)}")
+        else:
+            self.state = jax.device_put(state, places)
+        self.at = int(self.state.step)
+        if self.at >= self.config.steps:
+            print(f"nothing to do: --steps {self.config.steps} are made. Give more to go on.")
+        self.log = Log(self.config.run_folder, self.config.batch_size, self.at, self.config.steps, mark)
+
+    def run(self, stop: "_Signals") -> None:
+        """All steps, or as many as are made until a signal."""
+        config, stopped = self.config, False
+        while self.at < config.steps and not stopped:
+            self.state, values = self.advance(self.state, self.inputs, *self._batch())
+            self.seen.append(values)
+            self.at += 1
+            last = self.at == config.steps
+            if self.at % config.log_every == 0 or last:
+                self._write_line()
+            if self.at % config.save_every == 0 or last:
+                self._save()
+            if self.at % config.sample_every == 0 or last:
+                self._draw()
+            stopped = stop.agreed(self.at % config.log_every == 0)
+        if stopped:
+            self._save()
+            print(f"stopped after step {self.at}; go on with: python -m train --out {config.run_folder} --resume")
+        self.log.close()
+
+    def _batch(self) -> tuple[jax.Array, jax.Array | None]:
+        """Which images the next step takes, and which draw goes to which of them where these are assigned."""
+        config = self.config
+        index = sharding.spread(indices(config.seed, self.at, len(self.setup.images), config.batch_size), self.mesh)
+        if not self.inputs.coupling.assigned:
+            return index, None
+        cost = np.asarray(self.cost(self.inputs, jnp.array(self.at), index))
+        return index, sharding.spread(couplings.assign(cost), self.mesh)
+
+    def _write_line(self) -> None:
+        _check_finite(self.state, self.config.run_folder)
+        self.log.log(self.at, _means(self.seen))
+        self.seen = []
+
+    def _save(self) -> None:
+        """Save the state, if the next step, made on a copy, finds it sound."""
+        after, _ = self.advance(self.copy(self.state), self.inputs, *self._batch())
+        _check_finite(after, self.config.run_folder)
+        seen = [_numbers(values) for values in self.seen]
+        self.saved.save(self.at, self.state, {"journal": self.log.mark._asdict(), "seen": seen})
+
+    def _draw(self) -> None:
+        """A grid of images, always from the same noise, where a point is an image."""
+        config, classes = self.config, self.setup.classes
+        if not is_image(self.setup.images.shape):
+            return
+        labels = jnp.arange(config.n_samples, dtype=jnp.int32) % classes if classes else None
+        average, space = self.state.average, self.inputs.space
+        grid = self.images(self.structure, average, space, self.noise, labels, config.solver, config.nfe).x
+        self.log.picture(self.at, _write_grid(config.run_folder / f"samples-{self.at:07d}.png", np.asarray(grid)))
+        self.log.resume_clock()
 
 
 def _numbers(values: dict[str, Any]) -> dict[str, float]:

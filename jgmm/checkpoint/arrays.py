@@ -84,6 +84,7 @@ def _sums(tree: Any) -> tuple[Array, Array]:
     return jnp.array([_sums_of(leaf) for leaf in leaves]), finite.all()
 
 
+@jax.jit
 def _sums_of(leaf: Array) -> Array:
     leaf = leaf.astype(jnp.uint8) if leaf.dtype == bool else leaf
     words = jax.lax.bitcast_convert_type(leaf, WORDS[leaf.dtype.itemsize]).astype(jnp.uint32)

@@ -64,7 +64,7 @@ def compile_once() -> None:
     config: Any = jax.config  # its options are attributes made at run time
     if config.jax_compilation_cache_dir is None:
         jax.config.update("jax_compilation_cache_dir", str(Path(platformdirs.user_cache_dir("jgmm")) / _processor()))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # small ones are many
     default_device()
 
 

@@ -8,7 +8,8 @@ import numpy as np
 from trial import Outcome, command, forked, leaves
 
 FIT = ["--dataset", "digits", "--k", "6", "--max-iter", "30", "--tol", "0", "--n-pca", "16", "--holdout", "0.1"]
-TRAIN = ["--preset", "tiny", "--dataset", "digits", "--base", "8", "--multipliers", "1", "--batch-size", "32"]
+TRAIN = ["--preset", "tiny", "--dataset", "digits", "--base", "8", "--multipliers", "1", "--blocks", "1"]
+TRAIN += ["--batch-size", "32"]
 TRAIN += ["--log-every", "2", "--save-every", "4", "--sample-every", "100", "--n-samples", "4", "--nfe", "2"]
 TRAIN += ["--steps", "24"]
 COMMANDS = {"jgmm.fit": FIT, "train": TRAIN}
