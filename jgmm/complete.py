@@ -59,17 +59,13 @@ def main(args: Sequence[str] | None = None) -> None:
     import jax.numpy as jnp
     import numpy as np
 
-    from jgmm.checkpoint.models import load_source, read_config
-    from jgmm.commands.inputs import images_for
+    from jgmm.commands.inputs import images_for, open_run
     from jgmm.completion import complete_images
     from jgmm.data import is_image, rescale
     from jgmm.figures.images import completions
     from jgmm.source import pixel_moments
 
-    cli.compile_once()
-    config = read_config(options.run)
-    jax.config.update("jax_enable_x64", config["model"]["dtype"] == "float64")
-    source = load_source(options.run)
+    source, config = open_run(options.run)
     check(is_image(source.shape), f"{options.run} models vectors of shape {source.shape}, not images.")
     images = images_for(config, options.data, options.dataset, options.data_dir, options.pixels)
     check(images.shape == source.shape, f"the run models images of {source.shape}, the data are {images.shape}.")

@@ -9,7 +9,6 @@ Covariances as `Covariance.unconstrained` writes them.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -19,8 +18,8 @@ from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jgmm.covariance.base import Covariance, Family, identity_of
+from jgmm.covariance.families import family_of, named
 from jgmm.covariance.prior import Floor, Prior, as_arrays
-from jgmm.covariance.tied import TiedFamily
 from jgmm.em.initializers import centers
 from jgmm.em.rows import RowsInMemory
 from jgmm.em.steps import from_centers
@@ -28,7 +27,7 @@ from jgmm.errors import check, check_count, check_number
 from jgmm.mixture import GMM, over_batch
 from jgmm.numerics.arguments import check_kind
 from jgmm.numerics.typing import ArrayLike
-from jgmm.registry import COVARIANCES, INITIALIZERS
+from jgmm.registry import INITIALIZERS
 
 # What clustering leaves of the last layer, as in zuko: the mixtures start near the clusters, whatever the context.
 LEFT_OF_KERNEL = 1e-2
@@ -106,7 +105,7 @@ class ConditionalGMM(nnx.Module):
         check_number("epsilon", epsilon, least=0)
         hidden = tuple(check_count("hidden_features", width) for width in hidden)
         self.features, self.context, self.components = features, context, components
-        self.covariance_type = _family(covariance_type, tied)
+        self.covariance_type = named(covariance_type, tied)
         self.epsilon = epsilon
         self.hidden_features = hidden
         self.activation = activation
@@ -124,7 +123,8 @@ class ConditionalGMM(nnx.Module):
     def of(cls, gmm: GMM, epsilon: float = 1e-6) -> "ConditionalGMM":
         """A mixture as an unconditional model. Scales below ε become ε. Raises InputError for anything else."""
         check_kind("gmm", gmm, GMM, "a jgmm.GMM")
-        model = cls(gmm.d, 0, gmm.k, family_of(gmm), epsilon=epsilon, param_dtype=gmm.means.dtype, rngs=nnx.Rngs(0))
+        family, dtype = family_of(gmm.covariance, gmm.k, gmm.d), gmm.means.dtype
+        model = cls(gmm.d, 0, gmm.k, family, epsilon=epsilon, param_dtype=dtype, rngs=nnx.Rngs(0))
         model.bias[...] = to_vector(gmm, epsilon)
         return model
 
@@ -191,35 +191,3 @@ class ConditionalGMM(nnx.Module):
         check(fits, f"expected a context of shape (..., {self.context}), got {context.shape}.")
         if not isinstance(context, jax.core.Tracer):
             check(np.isfinite(context).all(), "the context contains NaN or infinite values.")
-
-
-@dataclass(frozen=True)
-class _Structure:
-    """The family of a mixture at hand that has no name; only its structure is read."""
-
-    tree: Any
-    leaves: tuple[jax.ShapeDtypeStruct, ...]
-
-    def __call__(self, k: int, d: int, dtype: Any = None) -> Covariance:
-        return jax.tree.unflatten(self.tree, [jnp.zeros(leaf.shape, leaf.dtype) for leaf in self.leaves])
-
-
-def family_of(gmm: GMM) -> Family:
-    """The name of a mixture's family, or an object that stands for it where it has none."""
-    leaves, tree = jax.tree.flatten(jax.eval_shape(lambda: gmm.covariance))
-    name = gmm.covariance.name
-    if name in COVARIANCES:
-        named = jax.eval_shape(lambda: identity_of(name)(gmm.k, gmm.d))
-        same: Any = jax.tree.structure(named)
-        if same == tree:
-            return name
-    return _Structure(tree, tuple(leaves))
-
-
-def _family(covariance_type: Family, tied: bool) -> Family:
-    """The canonical name, or the object where it has none."""
-    if isinstance(covariance_type, str):
-        name = COVARIANCES.canonical(covariance_type)
-        return COVARIANCES.canonical(f"tied-{name}") if tied else name
-    found = COVARIANCES.resolve(covariance_type)
-    return TiedFamily(found) if tied else found

@@ -53,16 +53,12 @@ def main(args: Sequence[str] | None = None) -> None:
 
     import jax
 
-    from jgmm.checkpoint.models import load_source, read_config
     from jgmm.commands import evaluation
-    from jgmm.commands.inputs import images_for, other_images
+    from jgmm.commands.inputs import images_for, open_run, other_images
 
-    cli.compile_once()
-    config = read_config(options.run)
-    jax.config.update("jax_enable_x64", config["model"]["dtype"] == "float64")
     folder = options.out or options.run / "evaluation"
     evaluation.check_outputs(folder, options.force)
-    source = load_source(options.run)
+    source, config = open_run(options.run)
     train = evaluation.reference_log_probs(options.run, config, source, options.seed)
     images = images_for(config, options.data, options.dataset, options.data_dir, options.pixels)
     others = [other_images(name, options.data_dir, source.shape) for name in options.against]

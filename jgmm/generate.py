@@ -47,13 +47,11 @@ def main(args: Sequence[str] | None = None) -> None:
     import jax
     import numpy as np
 
-    from jgmm.checkpoint.models import load_source, read_config
+    from jgmm.commands.inputs import open_run
     from jgmm.data import is_image
     from jgmm.figures.images import sample_grid
 
-    cli.compile_once()
-    jax.config.update("jax_enable_x64", read_config(options.run)["model"]["dtype"] == "float64")
-    source = load_source(options.run)
+    source = open_run(options.run).source
     check(
         out is None or is_image(source.shape),
         f"{options.run} models vectors of shape {source.shape}, not images: write them with --npz FILE.",

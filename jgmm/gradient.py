@@ -1,5 +1,6 @@
 """Maximum likelihood by stochastic gradients, for mixtures and conditional mixtures alike."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar
@@ -82,50 +83,47 @@ def fit_gradient(
     >>> found.model.k, len(found.held_out)
     (2, 3)
     """
-    check(
-        hasattr(optimizer, "init") and hasattr(optimizer, "update"),
-        f"expected an optimizer of optax, such as optax.adam(1e-3), got {short(optimizer)}.",
-    )
     key = as_key(key)
-    check_kind("model", model, (GMM, ConditionalGMM), "a jgmm.GMM or a jgmm.ConditionalGMM")
-    check_share("holdout", holdout)
-    check_count("batch_size", batch_size)
-    check_count("epochs", epochs)
-    if patience is not None:
-        check_count("patience", patience)
+    _check_options(model, optimizer, batch_size, epochs, holdout, patience)
     x, context = as_floats("x", x), None if context is None else as_floats("context", context)
     module = model if isinstance(model, ConditionalGMM) else ConditionalGMM.of(_single(model))
-    dtype = module.bias[...].dtype
-    rows = _check_rows(module, x, context, dtype)
-    n = x.shape[0]
-    n_out = round(holdout * n)
-    check(holdout == 0 or n_out > 0, f"holdout {holdout} of {n} rows is none: raise it, or pass 0.")
-    check(n > n_out, f"{n} rows leave none to train on.")
     for_split, for_epochs = jax.random.split(key)
-    order = jax.random.permutation(for_split, n)
-    out, train = _take(rows, order[:n_out]), _take(rows, order[n_out:])
+    train, out = _split(for_split, _check_rows(module, x, context), holdout)
 
     structure, parameters = nnx.split(module)
     state = optimizer.init(parameters)
-    best, history, held_out = 0, [], []
-    kept = parameters
-    seed: list[int] = np.asarray(jax.random.key_data(for_epochs)).tolist()
-    size = min(batch_size, n - n_out)
-    steps = (n - n_out) // size
-    for epoch in range(epochs):
-        # On the host: on a CPU, JAX takes longer to shuffle than to train.
-        shuffled = np.random.default_rng([*seed, epoch]).permutation(n - n_out)[: steps * size]
-        batches = jnp.asarray(shuffled.reshape(steps, size))
+    best, kept, history, held_out = 0, parameters, [], []
+    for epoch, batches in enumerate(_epochs(for_epochs, train[1].shape[0], batch_size, epochs)):
         parameters, state, mean = _epoch(structure, parameters, state, train, batches, optimizer)
         history.append(_finite(float(mean), epoch))
-        if n_out:
+        if out is not None:
             held_out.append(_finite(float(_mean_log_prob(structure, parameters, out)), epoch))
-        if not n_out or held_out[-1] >= max(held_out):
+        if out is None or held_out[-1] >= max(held_out):
             best, kept = epoch, parameters
         elif patience is not None and epoch - best >= patience:
             break
     fitted: Any = nnx.merge(structure, kept)
     return GradientFit(fitted if isinstance(model, ConditionalGMM) else fitted(), history, held_out, best)
+
+
+def _split(key: PRNGKeyArray, rows: Rows, holdout: float) -> tuple[Rows, Rows | None]:
+    """The rows to train on and those held out, if any. Raises InputError where either would be empty."""
+    n = rows[1].shape[0]
+    n_out = round(holdout * n)
+    check(holdout == 0 or n_out > 0, f"holdout {holdout} of {n} rows is none: raise it, or pass 0.")
+    check(n > n_out, f"{n} rows leave none to train on.")
+    order = jax.random.permutation(key, n)
+    return _take(rows, order[n_out:]), _take(rows, order[:n_out]) if n_out else None
+
+
+def _epochs(key: PRNGKeyArray, n: int, batch_size: int, epochs: int) -> Iterator[Int[Array, "steps batch"]]:
+    """Which rows the batches of every epoch have. On the host: on a CPU, JAX takes longer to shuffle than to train."""
+    seed: list[int] = np.asarray(jax.random.key_data(key)).tolist()
+    size = min(batch_size, n)
+    steps = n // size
+    for epoch in range(epochs):
+        shuffled = np.random.default_rng([*seed, epoch]).permutation(n)[: steps * size]
+        yield jnp.asarray(shuffled.reshape(steps, size))
 
 
 def _take(rows: Rows, index: Array) -> Rows:
@@ -169,6 +167,19 @@ def _mean_log_prob(structure: nnx.GraphDef, parameters: nnx.State, rows: Rows) -
     return map_chunks(lambda part: _log_prob(structure, parameters, part), rows).mean()
 
 
+def _check_options(model: Any, optimizer: Any, batch_size: Any, epochs: Any, holdout: Any, patience: Any) -> None:
+    check(
+        hasattr(optimizer, "init") and hasattr(optimizer, "update"),
+        f"expected an optimizer of optax, such as optax.adam(1e-3), got {short(optimizer)}.",
+    )
+    check_kind("model", model, (GMM, ConditionalGMM), "a jgmm.GMM or a jgmm.ConditionalGMM")
+    check_share("holdout", holdout)
+    check_count("batch_size", batch_size)
+    check_count("epochs", epochs)
+    if patience is not None:
+        check_count("patience", patience)
+
+
 def _single(gmm: GMM) -> GMM:
     batch = gmm.batch_shape
     check(batch == (), f"one mixture is fitted at a time, got a batch of shape {batch}: fit them in turn.")
@@ -177,8 +188,9 @@ def _single(gmm: GMM) -> GMM:
     return gmm
 
 
-def _check_rows(module: ConditionalGMM, x: Array, context: Array | None, dtype: jnp.dtype) -> Rows:
-    d, c = module.features, module.context
+def _check_rows(module: ConditionalGMM, x: Array, context: Array | None) -> Rows:
+    """Rows in the dtype of the model. Raises InputError for shapes that do not fit it."""
+    d, c, dtype = module.features, module.context, module.bias[...].dtype
     check(x.ndim == 2 and x.shape[1] == d, f"expected x of shape (n, {d}), got {x.shape}.")
     if context is None:
         check(c == 0, f"this mixture is conditional: expected a context of shape ({x.shape[0]}, {c}), got none.")

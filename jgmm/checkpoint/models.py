@@ -27,7 +27,8 @@ from jgmm.checkpoint.files import (
 )
 from jgmm.checkpoint.legacy import abstract_of_format_1, upgraded
 from jgmm.checkpoint.structure import abstract, describe
-from jgmm.conditional import ConditionalGMM, family_of
+from jgmm.conditional import ConditionalGMM
+from jgmm.covariance.families import family_of
 from jgmm.errors import InputError, check
 from jgmm.mixture import GMM
 from jgmm.registry import ACTIVATIONS
@@ -69,7 +70,7 @@ def _conditional_structure(model: ConditionalGMM) -> dict[str, Any]:
         raise InputError("the activation has no name to be saved under: jgmm.registry.ACTIVATIONS.register it first.")
     if not isinstance(family, str):
         blank = jax.eval_shape(lambda: model(jnp.zeros(model.context) if model.context else None))
-        family = family_of(blank)
+        family = family_of(blank.covariance, blank.k, blank.d)
         check(isinstance(family, str), "the covariance family has no name: register it in jgmm.registry.COVARIANCES.")
     names = ("features", "context", "components", "epsilon", "hidden_features")
     options = {name: getattr(model, name) for name in names}

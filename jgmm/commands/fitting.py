@@ -26,14 +26,9 @@ from jgmm.commands.inputs import Data, check_data, check_free, check_start, prep
 from jgmm.commands.options import Options
 from jgmm.commands.progress import CompileClock, Progress
 from jgmm.commands.summary import draw_pictures, show, summarize
-from jgmm.covariance.base import identity_of
-from jgmm.covariance.prior import as_arrays
 from jgmm.em.loop import EMState, run_em
-from jgmm.em.rows import RowsInMemory
-from jgmm.em.steps import in_family
 from jgmm.encoder.pca import Spectrum
 from jgmm.errors import Fault, InputError, check
-from jgmm.mixture import GMM
 from jgmm.registry import COVARIANCES
 from jgmm.source import Source, normalize, unnormalized
 
@@ -222,7 +217,7 @@ def _fit(
             prior=prior,
             floor=floor,
             chunk_size=options.chunk_size,
-            start=None if start is None else _start(options, start.gmm, codes),
+            start=None if start is None else start.gmm,
             state=point.state,
             callback=follow,
         )
@@ -232,16 +227,6 @@ def _fit(
         raise
     progress.close()
     return Found(done, progress.journal.mark, progress.seconds)
-
-
-def _start(options: Options, gmm: GMM, codes: Codes) -> GMM:
-    """The mixture of another run, in the family of this one."""
-    family = COVARIANCES.canonical(options.covariance_type)
-    if gmm.covariance.name == family:
-        return gmm
-    x = codes.values
-    prior, floor = as_arrays(*prior_and_floor(options, x), x.dtype)
-    return in_family(gmm, RowsInMemory(x, options.chunk_size), prior, floor, identity=identity_of(family))
 
 
 def _normalized(key: Array, options: Options, source: Source) -> Source:

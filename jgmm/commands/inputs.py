@@ -1,13 +1,16 @@
-"""The door of a fit: the data it is given, and what is refused before anything is written."""
+"""What commands are given: data and runs, and what is refused before anything is written."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from jgmm.checkpoint.files import CONFIG, PROGRESS
 from jgmm.checkpoint.interrupted import kept_options
+from jgmm.checkpoint.models import load_source, read_config
+from jgmm.commands import cli
 from jgmm.commands.options import Common, Options
 from jgmm.data import Images, arrays, load
 from jgmm.data.resize import resize
@@ -25,6 +28,22 @@ class Data:
     train: Images
     held_out: Images | None
     sha256: str
+
+
+class Run(NamedTuple):
+    """A fitted source, and the config.json beside it."""
+
+    source: Source
+    config: dict[str, Any]
+
+
+def open_run(folder: Path) -> Run:
+    """The run in a folder, for a command that asks it something: JAX computes in its precision from now on, with
+    programs kept from earlier commands. Raises InputError if there is none."""
+    cli.compile_once()
+    config = read_config(folder)
+    jax.config.update("jax_enable_x64", config["model"]["dtype"] == "float64")
+    return Run(load_source(folder), config)
 
 
 def prepare(options: Common, k: int) -> Data:

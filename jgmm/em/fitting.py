@@ -12,8 +12,6 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from jgmm.covariance.base import Family, Scales, identity_of
 from jgmm.covariance.prior import Floor, Prior, as_arrays
 from jgmm.em.loop import EMState, check_enough, check_lengths, run_em
-from jgmm.em.rows import RowsInMemory
-from jgmm.em.steps import in_family
 from jgmm.encoder.base import Encoder, encode_with_residual
 from jgmm.encoder.identity import Identity
 from jgmm.encoder.standardize import Standardize, robust
@@ -116,25 +114,14 @@ def fit_em(
     check_enough(rows.shape[0], k)
     check_lengths(max_iter, n_init, tol, chunk_size)
     check(callable(callback), f"callback must be a function of the state, got {short(callback)}.")
-    arrays = as_arrays(prior, floor, rows.dtype)
-    # Without a name the family is that of the starting mixture.
-    identity = identity_of("diag" if covariance_type is None else covariance_type)
-    family = jax.eval_shape(lambda: identity(k, rows.shape[1], rows.dtype))
-    if start is not None and covariance_type is None:
-        family = start.covariance
-    families = [family] if start is None else [family, start.covariance]
-    found = _encoder(encoder, {f.scales for f in families}, rows)
+    prior, floor = as_arrays(prior, floor, rows.dtype)
+    found = _encoder(encoder, _scales(covariance_type, start, k, rows), rows)
     z, log_residual = encode_with_residual(found, rows)
-    first = None
-    if start is not None:
-        first = _start(start, found, z)
-        if first.covariance.name != family.name:
-            first = in_family(first, RowsInMemory(z), *arrays, identity=identity)
     state = run_em(
         key,
         z,
         k=k,
-        covariance_type=identity,
+        covariance_type=covariance_type,
         init=init,
         # Clusters are those of x where codes are turned, and of standardized features where they are not.
         metric=None if isinstance(found, Standardize) else found.code_variances(),
@@ -144,7 +131,7 @@ def fit_em(
         prior=prior,
         floor=floor,
         chunk_size=chunk_size,
-        start=first,
+        start=None if start is None else _start(start, found, z),
         callback=callback,
     )
     offset = float(found.log_det() + log_residual.mean()) if found.has_density else 0.0
@@ -189,6 +176,15 @@ def _number_of_components(k: Any, start: GMM | None) -> int:
         check(k is None or k == start.k, f"the starting mixture has k={start.k}, the fit k={k}: leave k out.")
         return start.k
     return 10 if k is None else check_count("k", k)
+
+
+def _scales(covariance_type: Family | None, start: GMM | None, k: int, x: Array) -> set[Scales]:
+    """Which changes of units leave the families as they are that a fit and its start are in."""
+    found = set() if start is None else {start.covariance.scales}
+    if start is None or covariance_type is not None:
+        identity = identity_of(covariance_type or "diag")
+        found.add(jax.eval_shape(lambda: identity(k, x.shape[1], x.dtype)).scales)
+    return found
 
 
 def _blank_codes(encoder: Encoder, dtype: Any) -> tuple[Array, Array]:

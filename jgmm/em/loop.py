@@ -14,7 +14,7 @@ from jgmm.covariance.prior import Floor, Prior, as_arrays
 from jgmm.em.initializers import centers
 from jgmm.em.rows import RowsInMemory
 from jgmm.em.screening import no_bounds
-from jgmm.em.steps import DEAD, em_step, from_centers, objective, revive
+from jgmm.em.steps import DEAD, em_step, from_centers, in_family, objective, revive
 from jgmm.errors import InputError, check, check_count, check_number
 from jgmm.mixture import GMM
 
@@ -77,7 +77,7 @@ def run_em(
     x: Float[Array, "n d"],
     *,
     k: int,
-    covariance_type: Family = "diag",
+    covariance_type: Family | None = None,
     init: Any = "kmeans",
     metric: Array | None = None,
     n_init: int = 1,
@@ -94,6 +94,7 @@ def run_em(
 
     Args:
         metric: Weights of the features in the clustering that starts EM (`jgmm.em.initializers`).
+        start: A mixture to start from; of another family it is refitted once, with its responsibilities.
         state: A state once passed to `callback`, to go on from.
         callback: Called with the state at the start of a restart and after every iteration.
     Returns:
@@ -103,16 +104,19 @@ def run_em(
     """
     check_lengths(max_iter, n_init, tol, chunk_size)
     _check(x, k, start)
-    identity = identity_of(covariance_type)
+    identity = identity_of(covariance_type or "diag")
     prior, floor = as_arrays(prior, floor, x.dtype)
     task = _Task(RowsInMemory(x, chunk_size), prior, floor, bool(prior.strength > 0), tol)
     weights = jnp.ones(x.shape[1], x.dtype) if metric is None else jnp.asarray(metric, x.dtype)
 
     def begin(restart: int, best: EMState | None = None) -> EMState:
-        gmm = start
-        if gmm is None:
+        if start is None:
             means = centers(jax.random.fold_in(key, restart), x, k, init, weights)
             gmm = from_centers(task.rows, means, weights, prior, floor, identity=identity)
+        elif covariance_type is None or start.covariance.name == identity(k, x.shape[1], x.dtype).name:
+            gmm = start
+        else:
+            gmm = in_family(start, task.rows, prior, floor, identity=identity)
         jax.block_until_ready(gmm)  # so that whoever times iterations does not time this
         state = EMState(gmm, no_bounds(gmm, x.shape[0]), restart=restart, best=best)
         callback(state)

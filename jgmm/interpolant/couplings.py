@@ -51,6 +51,9 @@ class Coupling:
     law: Callable[[bool], Law]
     pairs: np.ndarray | None = None
 
+    def __repr__(self) -> str:
+        return f"Coupling(pairs={self.means0.shape[0]}, d={self.means0.shape[1]})"
+
 
 class Optimal(NamedTuple):
     """The distance between two mixtures and the plan that attains it."""

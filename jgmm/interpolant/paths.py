@@ -58,6 +58,9 @@ class Path:
     schedule: Schedule = field(metadata={"static": True})
     smoothing: OfTime = field(metadata={"static": True})
 
+    def __repr__(self) -> str:
+        return f"Path(pairs={self.means0.shape[0]}, d={self.d}{'' if self.smoothing is none else ', smoothed'})"
+
     @property
     def d(self) -> int:
         """The number of features."""
