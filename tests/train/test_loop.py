@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tarfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -177,6 +178,14 @@ def test_two_processes_train_alike(whole, tmp_path):
         finished(process)
     finished(started("--resume", "--steps", 12, "--out", folder))
     np.testing.assert_allclose(losses(folder), losses(whole), rtol=1e-3)
+
+
+def test_a_training_of_version_0_1_goes_on_as_it_would_have(tmp_path):
+    """Begun by version 0.1 from one Gaussian fitted to the digits, in ZCA space, and taken on by it to this loss."""
+    with tarfile.open(Path(__file__).parent / "training_0_1.tar.xz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    command.main(["--resume", "--out", str(tmp_path / "training"), "--steps", "6"])
+    assert losses(tmp_path / "training")[2:] == [pytest.approx(4.9657135, rel=1e-5)]
 
 
 def test_learning_stops_where_the_loss_is_not_finite(tmp_path, capsys, monkeypatch):
