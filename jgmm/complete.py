@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from jgmm.commands import cli, outputs
-from jgmm.commands.options import one_of
+from jgmm.commands.options import check_names, check_one_source, one_of
 from jgmm.errors import check, check_count, check_seed
 from jgmm.registry import DATASETS, PIXELS
 
@@ -53,7 +53,8 @@ def main(args: Sequence[str] | None = None) -> None:
     check_count("--draws", options.draws, least=0, most=MOST)
     check_seed("--seed", options.seed)
     outputs.check_output("--out", options.out, outputs.PICTURES, PROG, options.force)
-    check(options.data is None or options.dataset is None, "--data and --dataset name two different data: choose one.")
+    check_one_source(options)
+    check_names(options, dataset=DATASETS, pixels=PIXELS)
 
     import jax
     import jax.numpy as jnp

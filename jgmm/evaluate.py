@@ -8,8 +8,8 @@ from typing import Annotated
 import tyro
 
 from jgmm.commands import cli
-from jgmm.commands.options import one_of
-from jgmm.errors import check, check_seed, check_share
+from jgmm.commands.options import check_names, check_one_source, one_of
+from jgmm.errors import check_seed, check_share
 from jgmm.registry import DATASETS, PIXELS
 
 
@@ -47,9 +47,8 @@ def main(args: Sequence[str] | None = None) -> None:
     options = cli.parse(Options, prog="python -m jgmm.evaluate", args=args)
     check_seed("--seed", options.seed)
     check_share("--quantile", options.quantile, zero=False)
-    check(options.data is None or options.dataset is None, "--data and --dataset name two different data: choose one.")
-    if options.dataset is not None:
-        DATASETS.canonical(options.dataset)
+    check_one_source(options)
+    check_names(options, dataset=DATASETS, pixels=PIXELS)
 
     import jax
 

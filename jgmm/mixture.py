@@ -51,6 +51,8 @@ class GMM:
         log_weights: log w_k, natural logarithms of weights that sum to one.
         means: μ_k.
         covariance: Σ_k, of any family (`jgmm.registry.COVARIANCES`).
+    Raises:
+        InputError: For weights that do not sum to one, where they are known.
 
     >>> import jax, jgmm
     >>> gmm = jgmm.GMM.from_parameters([0.5, 0.5], [[0.0, 0.0], [4.0, 0.0]], [1.0, 1.0], "spherical")
@@ -65,6 +67,10 @@ class GMM:
     log_weights: Float[Array, "*b k"]
     means: Float[Array, "*b k d"]
     covariance: Covariance
+
+    def __post_init__(self) -> None:
+        if isinstance(self.log_weights, jax.Array | np.ndarray) and not is_traced(self.log_weights):
+            check_weights("exp(log_weights)", np.exp(np.asarray(self.log_weights, np.float64)))
 
     @classmethod
     def from_parameters(
@@ -331,12 +337,13 @@ def check_single(gmm: GMM) -> None:
 
 
 def check_weights(name: str, weights: Array | np.ndarray) -> None:
-    """Raise InputError unless they sum to one and none is negative. Traced ones are not seen."""
+    """Raise InputError unless they sum to one along the last axis and none is negative. Traced ones are not seen."""
     if isinstance(weights, jax.core.Tracer):
         return
-    total = float(np.asarray(weights, np.float64).sum())
+    totals = np.asarray(weights, np.float64).sum(axis=-1).ravel()
     check((np.asarray(weights) >= 0).all(), f"{name} must not be negative.")
-    check(abs(total - 1) < TOLERANCE, f"{name} must sum to 1, got {total:.6g}.")
+    far = totals[~(np.abs(totals - 1) < TOLERANCE)]
+    check(far.size == 0, f"{name} must sum to 1, got {far[:1].sum():.6g}.")
 
 
 def check_points(d: int, x: Array) -> None:

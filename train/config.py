@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from jgmm.commands import cli
-from jgmm.commands.options import check_counts, check_one_source, flag, one_of, to_json
+from jgmm.commands.options import check_counts, check_names, check_one_source, flag, one_of, to_json
 from jgmm.errors import check, check_number, check_seed, check_share
 from jgmm.registry import DATASETS, PIXELS, SOLVERS
 from train.registry import COUPLINGS, SPACES
@@ -130,9 +130,7 @@ class Config:
 
     def check(self) -> None:
         """Raise InputError for any value that can be refused before the data are seen."""
-        registries = {"dataset": DATASETS, "coupling": COUPLINGS, "space": SPACES, "solver": SOLVERS}
-        for name, registry in registries.items():
-            registry.canonical(getattr(self, name))
+        check_names(self, dataset=DATASETS, pixels=PIXELS, coupling=COUPLINGS, space=SPACES, solver=SOLVERS)
         check_counts(self, base=1, blocks=1, head_channels=1, steps=1, batch_size=1, accumulate=1, warmup=0)
         check_counts(self, log_every=1, save_every=1, keep_last=1, keep_every=1, sample_every=1, n_samples=1, nfe=1)
         for name in ("rho", "label_dropout"):

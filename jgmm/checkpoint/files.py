@@ -173,7 +173,14 @@ def faults(doing: str) -> Iterator[None]:
 def as_path(name: str, path: Any) -> Path:
     """A path. Raises InputError for anything that is none."""
     check(isinstance(path, str | os.PathLike) and str(path) != "", f"{name} must be a path, got {short(path)}.")
+    check_encodable(name, str(path))
     return Path(path)
+
+
+def check_encodable(name: str, text: str) -> None:
+    """Raise InputError for a path that Python could not decode, with which orbax can do nothing."""
+    whole = not any("\ud800" <= character <= "\udfff" for character in text)
+    check(whole, f"{name} has letters that this locale does not: set LC_ALL=C.UTF-8, or PYTHONUTF8=1.")
 
 
 def first_line(error: Exception) -> str:

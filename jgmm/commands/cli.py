@@ -15,6 +15,7 @@ import platformdirs
 import tyro
 
 import jgmm
+from jgmm.checkpoint.files import check_encodable
 from jgmm.errors import InputError, check, fault
 
 T = TypeVar("T")
@@ -30,6 +31,7 @@ def parse(options: type[T], *, prog: str, args: Sequence[str] | None = None, def
     show_version(args)
     for before, arg in zip(["", *args], args, strict=False):
         check(arg != "", f"{before or 'the first argument'} is followed by an empty value.")
+        check_encodable(before or "the first argument", arg)
     fallback = tyro.MISSING_NONPROP if default is None else default
     printed = io.StringIO()
     try:

@@ -90,14 +90,8 @@ class Common:
 
     def check(self) -> None:
         """Raise InputError for any value that can be refused before the data are seen."""
-        registries = {
-            "dataset": DATASETS,
-            "init": INITIALIZERS,
-            "residual": RESIDUALS,
-            "normalize": NORMALIZATIONS,
-        }
-        for name, registry in registries.items():
-            registry.canonical(getattr(self, name))
+        check_names(self, dataset=DATASETS, pixels=PIXELS)
+        check_names(self, init=INITIALIZERS, residual=RESIDUALS, normalize=NORMALIZATIONS)
         check_counts(self, n_init=1, max_iter=1, chunk_size=1, batch_size=1, n_stat_samples=2)
         if self.n_principal is not None:
             check_count("--n-pca", self.n_principal)
@@ -136,7 +130,7 @@ class Options(Common, _Mixture):
     def check(self) -> None:
         """Raise InputError for any value that can be refused before the data are seen."""
         super().check()
-        COVARIANCES.canonical(self.covariance_type)
+        check_names(self, covariance_type=COVARIANCES)
         check_counts(self, k=1)
 
     def to_json(self) -> dict[str, object]:
@@ -195,9 +189,7 @@ class SweepOptions(Common, _Grid):
         check(len(self.k) > 0, "--k expects at least one number.")
         for k in self.k:
             check_count("--k", k)
-        for name in self.covariance_type:
-            COVARIANCES.canonical(name)
-        CRITERIA.canonical(self.criterion)
+        check_names(self, covariance_type=COVARIANCES, criterion=CRITERIA)
         check(len(self.covariance_type) > 0, "--covariance-type expects at least one family.")
         check(self.holdout > 0, "--holdout must be above 0: a sweep compares fits on data held out of them.")
 
@@ -216,6 +208,15 @@ def to_json(options: Any) -> dict[str, object]:
 def flag(name: str) -> str:
     """How a field of the options is written on the command line."""
     return "--" + name.replace("_", "-")
+
+
+def check_names(options: Any, **registries: Registry) -> None:
+    """Raise InputError for a field with a name, or names, that its registry does not know; None and auto are none."""
+    for name, registry in registries.items():
+        value = getattr(options, name)
+        for one in value if isinstance(value, tuple) else (value,):
+            if one not in (None, "auto"):
+                registry.canonical(one)
 
 
 def check_counts(options: Any, **least: int) -> None:

@@ -77,10 +77,11 @@ def arrays(path: Path, content: dict[str, Any], prog: str) -> None:
         values = np.asarray(values)
         finite = values.dtype.kind != "f" or bool(np.isfinite(values).all())
         check(finite, f"{name} has values that are not finite: {path} is not written.")
-    with whole(path) as temporary:
-        np.savez(temporary, **content)
-        with zipfile.ZipFile(temporary, "a") as archive:
-            archive.comment = prog.encode()
+    with whole(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        archive.comment = prog.encode()
+        for name, values in content.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, np.asarray(values), allow_pickle=False)
 
 
 def _signed(content: bytes, prog: bytes) -> bytes:

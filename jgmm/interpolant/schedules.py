@@ -7,7 +7,7 @@ given by its square: γ_t γ̇_t is half the derivative of that, and finite wher
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -55,7 +55,7 @@ def linear() -> Schedule:
     >>> ip.linear().b(0.25)
     0.75
     """
-    return Schedule(lambda t: t, lambda t: 1 - t)
+    return Schedule(_power, _power_left)
 
 
 @cache
@@ -65,7 +65,7 @@ def trigonometric() -> Schedule:
     >>> round(float(ip.trigonometric().a(0.5)), 4)
     0.7071
     """
-    return Schedule(lambda t: jnp.sin(jnp.pi * t / 2), lambda t: jnp.sin(jnp.pi * (1 - t) / 2))
+    return Schedule(_sine, _sine_left)
 
 
 @cache
@@ -75,7 +75,7 @@ def cosine() -> Schedule:
     >>> round(float(ip.cosine().a(0.5)), 4)
     0.5
     """
-    return Schedule(lambda t: jnp.sin(jnp.pi * t / 2) ** 2, lambda t: jnp.sin(jnp.pi * (1 - t) / 2) ** 2)
+    return Schedule(_squared_sine, _squared_sine_left)
 
 
 @cache
@@ -86,7 +86,32 @@ def polynomial(n: float = 2.0) -> Schedule:
     0.25
     """
     check(n >= 1, f"n must be at least 1, got {n}: with less the velocity is infinite at t = 0.")
-    return Schedule(lambda t: t**n, lambda t: 1 - t**n)
+    return Schedule(partial(_power, n=n), partial(_power_left, n=n))
+
+
+# Functions with a name can be pickled, and with them the paths of a schedule.
+def _power(t: Array, n: float = 1) -> Array:
+    return t**n
+
+
+def _power_left(t: Array, n: float = 1) -> Array:
+    return 1 - t**n
+
+
+def _sine(t: Array) -> Array:
+    return jnp.sin(jnp.pi * t / 2)
+
+
+def _sine_left(t: Array) -> Array:
+    return _sine(1 - t)
+
+
+def _squared_sine(t: Array) -> Array:
+    return _sine(t) ** 2
+
+
+def _squared_sine_left(t: Array) -> Array:
+    return _sine_left(t) ** 2
 
 
 def none(t: Array) -> Array:
