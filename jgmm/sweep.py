@@ -27,7 +27,7 @@ def main(args: Sequence[str] | None = None) -> None:
 def _run(options: SweepOptions) -> None:
     from jgmm.checkpoint.journal import Mark
     from jgmm.commands import fitting, selection
-    from jgmm.commands.codes import fit_encoder, to_codes
+    from jgmm.commands.codes import fit_encoder, say_what_varies, to_codes
     from jgmm.commands.inputs import check_data, check_free, prepare
     from jgmm.commands.progress import CompileClock
     from jgmm.figures import fits
@@ -44,6 +44,7 @@ def _run(options: SweepOptions) -> None:
         encoder, spectrum = fit_encoder(options, data.train)
         train = to_codes(options, data.train, encoder, spectrum)
         held_out = to_codes(options, data.held_out, encoder, spectrum)
+        say_what_varies(options, train, data.held_out)
         print(selection.HEADER)
         rows, best = [], None
         for row, state in selection.compare(options, train, held_out, clock):

@@ -226,6 +226,7 @@ def test_free_parameters_are_counted_as_by_scikit_learn(family, rng):
         (lambda g: g.marginal([]), "non-empty"),
         (lambda g: g.conditional(None, [0], jnp.zeros(2)), r"shape \(\.\.\., 1\) as given"),
         (lambda g: g.conditional(None, [0, 1, 2, 3], jnp.zeros(4)), "nothing is left"),
+        (lambda g: GMM(jnp.zeros(3), g.means, g.covariance), "must sum to 1, got 3"),
     ],
 )
 def test_bad_input_is_refused(call, message, rng):

@@ -82,6 +82,19 @@ def to_codes(options: Common, images: Images, encoder: Encoder, spectrum: Spectr
     return Codes(encoder, spectrum, jnp.asarray(codes), offset)
 
 
+def say_what_varies(options: Common, train: Codes, held_out: Images | None) -> None:
+    """Say what held-out images lose, whatever the mixture, where the training images do not vary at all."""
+    spectrum, encoder = train.spectrum, train.encoder
+    if held_out is None or spectrum is None or spectrum.rank == len(spectrum.variances) or not encoder.has_density:
+        return
+    lost = train.offset - to_codes(options, held_out, encoder, spectrum).offset
+    if lost > 1:
+        print(
+            f"PCA: held-out images vary in directions that have no variance in the training images, which costs them "
+            f"{lost:,.1f} nats each, whatever the mixture"
+        )
+
+
 def prior_and_floor(options: Common, x: Float[Array, "n d"]) -> tuple[Prior, Floor]:
     """What the options ask for, the prior centered on the variance of the data: 1 for whitened codes."""
     prior = Prior(strength=options.prior_strength, variance=float(x.var(axis=0).mean()))

@@ -20,6 +20,7 @@ from jgmm.commands.codes import (
     Codes,
     fit_encoder,
     prior_and_floor,
+    say_what_varies,
     to_codes,
 )
 from jgmm.commands.inputs import Data, check_data, check_free, check_start, prepare
@@ -57,6 +58,7 @@ def run(options: Options) -> None:
     with CompileClock() as clock:
         try:
             codes = _codes(options, data, before or start, interrupted)
+            say_what_varies(options, codes, data.held_out)
             point = _resumed(options, codes, before, interrupted)
             if before is not None and _is_done(options, point):
                 print("nothing to do: the fit is finished. Raise --max-iter, or lower --tol, to go on.")

@@ -192,6 +192,8 @@ def test_generate(digits_run, tmp_path, capsys):
         (["--init-from", "nowhere"], "no run folder at"),
         (["--resume"], "holds no fit to resume"),
         (["--data", "nowhere.npy"], "name two different data"),
+        (["--pixels", "nonsense"], "unknown convention of pixels 'nonsense'"),
+        (["--out", "run-\udcfc"], "set LC_ALL=C.UTF-8"),
     ],
 )
 def test_bad_options_are_refused_and_nothing_is_written(args, message, capsys, tmp_path):

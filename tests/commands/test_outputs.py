@@ -1,5 +1,9 @@
 """What commands write is signed, and nothing of somebody else's is overwritten."""
 
+import errno
+import io
+import itertools
+
 import numpy as np
 import pytest
 from helpers import random_source, run
@@ -34,6 +38,26 @@ def test_arrays_are_signed_and_finite(tmp_path):
     with pytest.raises(InputError, match="x has values that are not finite"):
         arrays(path, {"x": np.array([np.nan])}, "me")
     assert signed_by(path) == "me"
+
+
+@pytest.mark.parametrize("at", range(8))
+def test_an_array_file_is_whole_or_none_whichever_call_fails(at, tmp_path, monkeypatch):
+    """zipfile tries another mode where opening fails, and so empties a file that it should add to."""
+    real, calls = io.open, itertools.count()
+
+    def faulty(*args, **options):
+        if next(calls) == at:
+            raise OSError(errno.EIO, "input/output error")
+        return real(*args, **options)
+
+    monkeypatch.setattr(io, "open", faulty)
+    path = tmp_path / "x.npz"
+    try:
+        arrays(path, {"x": np.arange(3.0)}, "me")
+    except InputError:
+        assert not path.exists()
+    else:
+        assert list(np.load(path)) == ["x"]
 
 
 def test_nothing_of_somebody_elses_is_overwritten(tmp_path, rng, capsys):

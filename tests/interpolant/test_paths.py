@@ -1,5 +1,6 @@
 """The closed form against automatic differentiation, regression on draws, and its own definitions."""
 
+import pickle
 from functools import partial
 
 import jax
@@ -15,6 +16,7 @@ from jgmm.errors import InputError
 from jgmm.interpolant.laws import Aligned, Dense
 from jgmm.interpolant.schedules import as_smoothing
 from jgmm.mixture import GMM
+from jgmm.registry import SCHEDULES
 
 TIMES = (0.0, 0.03, 0.4, 0.97, 1.0)
 
@@ -179,6 +181,13 @@ def test_velocity_can_be_jitted_and_differentiated(x64):
         moved.log_weights, moved.means0.at[0, 0].add(step), moved.means1, moved.law, moved.schedule, moved.smoothing
     )
     np.testing.assert_allclose((loss(shifted, x) - loss(path, x)) / step, gradient.means0[0, 0], rtol=1e-4)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_a_path_can_be_pickled(schedule, x64):
+    path = ip.path(ip.couple(*ends("diag")), schedule, "brownian")
+    again = pickle.loads(pickle.dumps(path))
+    np.testing.assert_array_equal(ip.velocity(again, 0.3, POINTS), ip.velocity(path, 0.3, POINTS))
 
 
 def diagonal_path():
