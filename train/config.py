@@ -144,6 +144,10 @@ class Config:
         check(self.base % 2 == 0, f"--base must be even, got {self.base}.")
         positive = len(self.multipliers) > 0 and min(self.multipliers) >= 1
         check(positive, f"--multipliers must be at least one number from 1 up, got {self.multipliers}.")
+        check(
+            min(self.attention, default=1) >= 1,
+            f"--attention expects heights of images, from 1 up, got {self.attention}.",
+        )
         for channels in (self.base * multiplier for multiplier in self.multipliers):
             check(
                 channels < self.head_channels or channels % self.head_channels == 0,

@@ -10,16 +10,18 @@ from jaxtyping import Array, Float, Int
 
 from jgmm.encoder.base import Encoder
 from jgmm.encoder.images import decode_images
-from jgmm.errors import check
+from jgmm.errors import check, check_count
 from jgmm.interpolant.solvers import Scheme, Transported, integrate
 from jgmm.registry import SOLVERS
 
+# Steps are counted in 32 bits.
+MOST = 2**31 - 1
 Velocity = Callable[[Float[Array, " b"], Float[Array, "b h w c"]], Float[Array, "b h w c"]]
 
 
 def check_solver(solver: str, nfe: int) -> None:
     """Raise InputError for an unknown solver, and a number of evaluations that it cannot make."""
-    check(nfe >= 1, f"--nfe must be at least 1, got {nfe}.")
+    check_count("--nfe", nfe, most=MOST)
     method = SOLVERS[solver]()
     fits = method.steps is None or nfe % method.stages == 0
     check(fits, f"{solver} makes {method.stages} evaluations a step: --nfe must be a multiple of that, got {nfe}.")
