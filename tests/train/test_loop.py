@@ -261,7 +261,7 @@ def test_bad_input_is_refused(whole, tmp_path, capsys):
         (["--batch-size", "12"], "8 devices cannot share evenly"),
         (["--accumulate", "3"], "equal parts"),
         (["--accumulate", "8"], "8 devices cannot share evenly"),
-        (["--nfe", "0"], "--nfe must be at least 1"),
+        (["--nfe", "0"], "--nfe must be from 1"),
         (["--solver", "heun", "--nfe", "5"], "multiple"),
         (["--rho", "0.5"], "--rho is of --coupling component"),
         (["--coupling", "component"], "draws from a mixture"),
