@@ -160,8 +160,8 @@ def _check_digits(x: np.ndarray, rows: np.ndarray) -> None:
     if x.dtype == rows.dtype or x.dtype.itemsize < 4:
         return
     lost, spread = np.sqrt(((x - rows.astype(np.float64)) ** 2).mean(axis=0)), x.std(axis=0, dtype=np.float64)
-    far = np.flatnonzero(lost > LOST * spread)
-    if far.size and spread[far[0]] > 0:
+    far = np.flatnonzero((lost > LOST * spread) & (x != x[0]).any(axis=0))  # a constant has no digits to lose
+    if far.size:
         at, mean = far[0], x[:, far[0]].mean(dtype=np.float64)
         raise InputError(
             f"feature {at} is {mean:.6g} ± {spread[at]:.3g}: {rows.dtype} has too few digits to tell its values apart. "
