@@ -149,6 +149,10 @@ def _has_state(folder: Path) -> bool:
     return any(number.isdigit() and int(number) >= 4 for number in numbers)
 
 
+def _checkpoints(run: Path) -> list[int]:
+    return sorted(int(path.name) for path in run.glob("checkpoints/*") if path.name.isdigit())
+
+
 def _copied(source: Path, to: Path) -> Path:
     shutil.rmtree(to, ignore_errors=True)
     shutil.copytree(source, to)
@@ -174,9 +178,10 @@ def _resumed_reads(draw: random.Random, folder: Path, most: int, runs: dict[str,
     return part
 
 
-def _damaged(run: Path, draw: random.Random, copy: Path) -> Iterator[str]:
-    """A copy of the run with a bit flipped, or the end missing, in each of its files in turn."""
-    for path in sorted(p for p in run.rglob("*") if p.is_file() and p.suffix != ".png" and "tensorboard" not in str(p)):
+def _damaged(run: Path, draw: random.Random, copy: Path, unread: tuple[str, ...] = ()) -> Iterator[str]:
+    """A copy of the run with a bit flipped, or the end missing, in each of its files in turn that may be read."""
+    unread = (*unread, "tensorboard", ".png")
+    for path in sorted(p for p in run.rglob("*") if p.is_file() and not any(word in str(p) for word in unread)):
         content = path.read_bytes()
         bit = draw.randrange(max(1, 8 * len(content)))
         flipped = bytearray(content)
@@ -199,7 +204,8 @@ def _damage(runs: dict[str, Path], draw: random.Random, folder: Path, size: floa
         _fresh(out)
         forked(command, name, READERS[name](run, out))
         whole = _values(out)
-        for what in _some(_damaged(run, draw, copy), draw, size):
+        older = tuple(f"/checkpoints/{step}/" for step in _checkpoints(run)[:-1])
+        for what in _some(_damaged(run, draw, copy, older), draw, size):
             _fresh(out)
             outcome = forked(command, name, READERS[name](copy, out))
             well = outcome.is_one_line or (outcome.code == 0 and _values(out) == whole)
