@@ -8,6 +8,7 @@ given by its square: γ_t γ̇_t is half the derivative of that, and finite wher
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -90,27 +91,27 @@ def polynomial(n: float = 2.0) -> Schedule:
 
 
 # Functions with a name can be pickled, and with them the paths of a schedule.
-def _power(t: Array, n: float = 1) -> Array:
+def _power(t: Any, n: float = 1) -> Any:
     return t**n
 
 
-def _power_left(t: Array, n: float = 1) -> Array:
+def _power_left(t: Any, n: float = 1) -> Any:
     return 1 - t**n
 
 
-def _sine(t: Array) -> Array:
+def _sine(t: Any) -> Any:
     return jnp.sin(jnp.pi * t / 2)
 
 
-def _sine_left(t: Array) -> Array:
+def _sine_left(t: Any) -> Any:
     return _sine(1 - t)
 
 
-def _squared_sine(t: Array) -> Array:
+def _squared_sine(t: Any) -> Any:
     return _sine(t) ** 2
 
 
-def _squared_sine_left(t: Array) -> Array:
+def _squared_sine_left(t: Any) -> Any:
     return _sine_left(t) ** 2
 
 

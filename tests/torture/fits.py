@@ -131,7 +131,7 @@ def _has_floored_variance(gmm: Any, x: np.ndarray) -> bool:
 def run(seed: int, folder: Path, size: float) -> list[Part]:
     """1,000 fits at size 1."""
     part, fallen = Part("fuzzed fits"), Part("of them, objective never falls")
-    todo = cases(seed, max(6, round(1000 * size)))
+    todo = cases(seed, max(3, round(1000 * size)))
     for first in range(0, len(todo), AT_A_TIME):
         batch = todo[first : first + AT_A_TIME]
         outcome = forked(_all, batch)

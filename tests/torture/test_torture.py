@@ -16,7 +16,7 @@ HERE = Path(__file__).parent
 SEED = 2
 # How much of each.
 SIZES = {
-    "fits": 0.006,
+    "fits": 0.004,
     "arguments": 0.03,
     "options": 0.01,
     "damage": 0.03,
