@@ -107,8 +107,11 @@ def run(main: Callable[[], None]) -> None:
 
 def _but_for_those_given_up(unraisable: Any) -> None:
     """Print an error that nobody could catch, but none of the reads and writes that orbax has given up because another
-    one failed, which it has raised: each of them says so, in a thread of its own."""
-    if not (unraisable.exc_type is RuntimeError and str(unraisable.exc_value) == "Event loop is closed"):
+    one failed, which it has raised: each of them says so, in a thread of its own or when it is thrown away."""
+    code = getattr(unraisable.object, "cr_code", None)
+    thrown_away = code is not None and "orbax" in code.co_filename
+    closed = unraisable.exc_type is RuntimeError and str(unraisable.exc_value) == "Event loop is closed"
+    if not (thrown_away or closed):
         sys.__unraisablehook__(unraisable)
 
 
