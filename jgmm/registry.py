@@ -117,18 +117,41 @@ ENCODERS = Registry(
         "robust": "jgmm.encoder.standardize:robust",
         "pca": "jgmm.encoder.pca:PCA",
         "zca": "jgmm.encoder.zca:ZCA",
+        "rotated-pca": "jgmm.encoder.rotated:RotatedPCA",
     },
 )
 
-# centers(key, x, k, metric) -> [k, d]
+# atoms(block) -> [block², block²], the orthonormal patterns of a block in rows, or None for the principal axes
+BASES = Registry(
+    "basis",
+    {
+        "pca": "jgmm.encoder.bases:principal",
+        "zca": "jgmm.encoder.bases:pixels",
+        "cosine": "jgmm.encoder.bases:cosine",
+        "haar": "jgmm.encoder.bases:haar",
+    },
+    aliases={"principal": "pca", "dct": "cosine"},
+)
+
+# (key, x, k, metric) -> k centers [k, d], or the cluster of every row [n]
 INITIALIZERS = Registry(
     "initializer",
     {
         "kmeans": "jgmm.em.initializers:kmeans",
+        "log-energy": "jgmm.em.initializers:log_energy",
         "k-means++": "jgmm.em.initializers:kmeans_plusplus",
         "random": "jgmm.em.initializers:random",
     },
     aliases={"k-means": "kmeans", "kmeans++": "k-means++"},
+)
+
+# (x, strength or None) -> Prior, or a function of the mixture that EM starts from and its counts that returns one
+PRIORS = Registry(
+    "prior",
+    {
+        "hierarchical": "jgmm.em.hierarchy:hierarchical",
+        "data": "jgmm.covariance.prior:around_data",
+    },
 )
 
 # variances(dropped) -> the variances the dropped principal directions keep, or None for no density there

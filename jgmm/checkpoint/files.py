@@ -21,6 +21,8 @@ CONFIG = "config.json"
 PARAMS = "params"
 PROGRESS = "progress"
 TRAIN_LOG_PROB = "log_prob_train.npy"
+# What a prior that was learned believes in, so that a finished fit can go on.
+PRIOR = {"variance": "prior_variance.npy", "mean": "prior_mean.npy"}
 SEAL = "sha256"
 
 

@@ -23,6 +23,7 @@ from jgmm.checkpoint.files import PROGRESS, discard, faults, read_json, whole, w
 from jgmm.checkpoint.journal import Mark
 from jgmm.checkpoint.structure import abstract_gmm
 from jgmm.covariance.base import Family
+from jgmm.covariance.prior import Prior
 from jgmm.em.loop import EMState
 from jgmm.encoder.pca import PCA, Spectrum
 from jgmm.errors import check
@@ -75,17 +76,22 @@ class InterruptedFit:
             return
         arrays: dict[str, Any] = {"gmm": state.gmm} | ({"best": state.best.gmm} if state.best else {})
         arrays |= {} if state.bounds is None else {"bounds": state.bounds}
+        arrays |= {"prior": vars(state.prior)}
         older = self._states()
         name = f"state-{_number(older[-1]) + 1 if older else 1}"
         numbers = numbers_of(state) | {"bounded": state.bounds is not None, "journal": mark._asdict()}
+        numbers |= {"prior": {name: list(jnp.shape(value)) for name, value in vars(state.prior).items()}}
         self._save(name, NUMBERS, arrays, numbers)
         for folder in older:
             discard(folder)
         self.saved_at = time.monotonic()
         self.cost = self.saved_at - start
 
-    def load(self, k: int, shape: tuple[int, ...], family: Family, dtype: Any) -> tuple[EMState, Mark] | None:
+    def load(
+        self, k: int, shape: tuple[int, ...], family: Family, dtype: Any, prior: Prior
+    ) -> tuple[EMState, Mark] | None:
         """The last state kept, if there is one, of a fit to rows of the given shape, and how far the journal had come.
+        `prior` is that of states of a version which did not keep theirs.
 
         Raises:
             InputError: If it is damaged.
@@ -99,9 +105,13 @@ class InterruptedFit:
         gmm = abstract_gmm(k, d, family, dtype)
         target: dict[str, Any] = {"gmm": gmm} | ({"best": gmm} if numbers["best"] else {})
         target |= {"bounds": jax.ShapeDtypeStruct((k, n), dtype)} if numbers.pop("bounded") else {}
+        shapes = numbers.pop("prior", {})
+        kept = {name: jax.ShapeDtypeStruct(tuple(of), dtype) for name, of in shapes.items()}
+        target |= {"prior": kept} if kept else {}
         arrays = self._load(states[-1].name, sha256, target)
-        best = state_of(arrays["best"], numbers["best"]) if numbers["best"] else None
-        return replace(state_of(arrays["gmm"], numbers), bounds=arrays.get("bounds"), best=best), mark
+        prior = Prior(**arrays["prior"]) if kept else prior
+        best = state_of(arrays["best"], numbers["best"], prior) if numbers["best"] else None
+        return replace(state_of(arrays["gmm"], numbers, prior), bounds=arrays.get("bounds"), best=best), mark
 
     def remove(self) -> None:
         """The fit is finished: forget how it got there."""
@@ -146,13 +156,14 @@ def numbers_of(state: EMState) -> dict[str, Any]:
         "pairs": state.pairs,
         "dropped": state.dropped,
         "revived": state.revived,
+        "settled": state.settled,
         "converged": state.converged,
         "last": state.last,
         "best": numbers_of(state.best) if state.best else None,
     }
 
 
-def state_of(gmm: GMM, numbers: dict[str, Any]) -> EMState:
-    """The state of a mixture and these numbers, without bounds and the best before it."""
+def state_of(gmm: GMM, numbers: dict[str, Any], prior: Prior) -> EMState:
+    """The state of a mixture, these numbers and a prior, without bounds and the best before it."""
     counts = None if numbers["counts"] is None else np.array(numbers["counts"], gmm.means.dtype)
-    return EMState(gmm, **(numbers | {"counts": counts, "best": None}))
+    return EMState(gmm, **(numbers | {"counts": counts, "best": None}), prior=prior)

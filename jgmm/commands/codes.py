@@ -1,6 +1,6 @@
 """From images to what a mixture is fitted to: the encoder that the options ask for, and the codes."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,13 +8,17 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jgmm.checkpoint.interrupted import InterruptedFit
+from jgmm.commands.inputs import basis_of
 from jgmm.commands.options import Common
 from jgmm.covariance.prior import Floor, Prior
 from jgmm.data.images import CELL_VARIANCE, Images
 from jgmm.encoder.base import Encoder, encode_with_residual
+from jgmm.encoder.bases import patterns, turn
 from jgmm.encoder.identity import Identity
-from jgmm.encoder.pca import Spectrum, fit_pca
+from jgmm.encoder.pca import PCA, Spectrum, fit_pca
+from jgmm.encoder.rotated import RotatedPCA
 from jgmm.metrics.likelihood import feature_chunks
+from jgmm.registry import BASES, PRIORS
 
 # Streams of random numbers, folded into the seed.
 EM_STREAM, NOISE_STREAM, STATISTICS_STREAM, SUMMARY_STREAM = range(4)
@@ -50,12 +54,28 @@ def fit_encoder(
             options.n_principal,
             residual=options.residual,
             **train.units._asdict(),
-            noise_variance=CELL_VARIANCE if options.dequantize else 0.0,
+            noise_variance=CELL_VARIANCE if options.dequantize and train.is_8_bit else 0.0,
             dtype=options.dtype,
         )
         if interrupted:
             interrupted.save_pca(*fitted)
     pca, spectrum = fitted
+    _say_spectrum(pca, spectrum)
+    return in_basis(options, train.shape, pca), spectrum
+
+
+def in_basis(options: Common, shape: tuple[int, ...], pca: PCA) -> Encoder:
+    """Principal components turned to the axes that the options ask for."""
+    name, block = basis_of(options, shape)
+    if block is None:
+        print("basis: the principal axes")
+        return pca
+    print(f"basis: {name}, blocks of {block}x{block} pixels of the whitened image")
+    return RotatedPCA.of(pca, turn(patterns(BASES[name], shape, block), np.asarray(pca.components[: pca.n_codes])))
+
+
+def _say_spectrum(pca: PCA, spectrum: Spectrum) -> None:
+    d = len(spectrum.variances)
     print(
         f"PCA: {spectrum.n_codes} of {d} directions are codes and explain {100 * spectrum.explained:.2f}% of the "
         f"variance; variances from {spectrum.variances[0]:.3g} to {spectrum.variances[spectrum.rank - 1]:.3g}"
@@ -65,12 +85,12 @@ def fit_encoder(
             f"PCA: {d - spectrum.rank} direction(s) have no variance in the data"
             + (f"; they are given a floor of {spectrum.floor:.3g}" if pca.has_density else "")
         )
-    return pca, spectrum
 
 
 def to_codes(options: Common, images: Images, encoder: Encoder, spectrum: Spectrum | None) -> Codes:
     """The codes of images, with the noise that --dequantize asks for."""
-    key = jax.random.fold_in(jax.random.key(options.seed), NOISE_STREAM) if options.dequantize else None
+    noisy = options.dequantize and images.is_8_bit
+    key = jax.random.fold_in(jax.random.key(options.seed), NOISE_STREAM) if noisy else None
     codes = np.empty((len(images), encoder.n_codes), options.dtype)
     log_residual, start = 0.0, 0
     for x, n in feature_chunks(images.pixels, options.dtype, key):
@@ -95,7 +115,18 @@ def say_what_varies(options: Common, train: Codes, held_out: Images | None) -> N
         )
 
 
-def prior_and_floor(options: Common, x: Float[Array, "n d"]) -> tuple[Prior, Floor]:
-    """What the options ask for, the prior centered on the variance of the data: 1 for whitened codes."""
-    prior = Prior(strength=options.prior_strength, variance=float(x.var(axis=0).mean()))
-    return prior, Floor(absolute=options.reg_covar, relative=options.relative_floor)
+def em_options(options: Common, codes: Codes) -> dict[str, Any]:
+    """What `jgmm.em.loop.run_em` is asked for, whatever the mixture."""
+    local = isinstance(codes.encoder, RotatedPCA)
+    strength = options.prior_strength
+    return {
+        "init": ("log-energy" if local else "kmeans") if options.init == "auto" else options.init,
+        "metric": codes.encoder.code_variances(),
+        "n_init": options.n_init,
+        "max_iter": options.max_iter,
+        "tol": options.tol,
+        "prior": Prior() if strength == 0 else PRIORS[options.prior](codes.values, strength),
+        "floor": Floor(absolute=options.reg_covar, relative=options.relative_floor),
+        "chunk_size": options.chunk_size,
+        "min_count": options.min_count,
+    }

@@ -6,20 +6,21 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from jgmm.checkpoint.files import CONFIG, TRAIN_LOG_PROB
+from jgmm.checkpoint.files import CONFIG, PRIOR, TRAIN_LOG_PROB
 from jgmm.checkpoint.interrupted import InterruptedFit, kept_options, numbers_of, state_of
 from jgmm.checkpoint.journal import Mark
-from jgmm.checkpoint.models import load_source, read_config, save_run
+from jgmm.checkpoint.models import load_source, read_config, read_other, save_run
 from jgmm.commands.codes import (
     EM_STREAM,
     STATISTICS_STREAM,
     SUMMARY_STREAM,
     Codes,
+    em_options,
     fit_encoder,
-    prior_and_floor,
     say_what_varies,
     to_codes,
 )
@@ -27,6 +28,7 @@ from jgmm.commands.inputs import Data, check_data, check_free, check_start, prep
 from jgmm.commands.options import Options
 from jgmm.commands.progress import CompileClock, Progress
 from jgmm.commands.summary import draw_pictures, show, summarize
+from jgmm.covariance.prior import Prior
 from jgmm.em.loop import EMState, run_em
 from jgmm.encoder.pca import Spectrum
 from jgmm.errors import Fault, InputError, check
@@ -112,7 +114,11 @@ def finish(
     pictures = draw_pictures(folder, summary_key, source, data.train, codes.spectrum, history, state.converged)
     info = _info(options, data, history, summary, codes.spectrum)
     info |= {"em": numbers_of(state), "journal": found.mark._asdict()}
-    save_run(folder, source, info, {} if log_prob is None else {TRAIN_LOG_PROB: log_prob})
+    others = {} if log_prob is None else {TRAIN_LOG_PROB: log_prob}
+    if jnp.ndim(state.prior.mean) > 0:
+        others |= {name: np.asarray(getattr(state.prior, field)) for field, name in PRIOR.items()}
+        info |= {"prior": {name: float(getattr(state.prior, name)) for name in ("strength", "mean_strength")}}
+    save_run(folder, source, info, others)
     show(summary, folder, pictures)
 
 
@@ -162,15 +168,26 @@ def _resumed(options: Options, codes: Codes, before: Source | None, interrupted:
     if not options.resume:
         return Point(None, Mark())
     x, family = codes.values, COVARIANCES.canonical(options.covariance_type)
-    kept = interrupted.load(options.k, x.shape, family, x.dtype)
+    asked = em_options(options, codes)["prior"]
+    prior = asked if isinstance(asked, Prior) else Prior()
+    kept = interrupted.load(options.k, x.shape, family, x.dtype, prior)
     if kept is None and before is not None:
         config = read_config(options.run_folder)
-        kept = state_of(before.gmm, config["em"]), Mark(**config["journal"])
+        prior = _kept_prior(options.run_folder, config) or prior
+        kept = state_of(before.gmm, config["em"], prior), Mark(**config["journal"])
     if kept is None:
         return Point(None, Mark())
     state, mark = kept
     changes = np.abs(np.diff(state.history[-2:]))
     return Point(replace(state, converged=state.converged and bool((changes < options.tol).all())), mark)
+
+
+def _kept_prior(folder: Path, config: dict[str, Any]) -> Prior | None:
+    """The prior that a finished fit had learned."""
+    if "prior" not in config:
+        return None
+    arrays = {field: jnp.asarray(read_other(folder, config, name)) for field, name in PRIOR.items()}
+    return Prior(**config["prior"], **arrays)
 
 
 def _is_done(options: Options, point: Point) -> bool:
@@ -191,9 +208,6 @@ def _fit(
     clock: CompileClock,
 ) -> Found:
     """EM to its end."""
-    x = codes.values
-    family = COVARIANCES.canonical(options.covariance_type)
-    prior, floor = prior_and_floor(options, x)
     last = point
     progress = Progress(options.run_folder / METRICS, options.max_iter, codes.offset, clock, *point)
     if point.state is not None:
@@ -208,17 +222,10 @@ def _fit(
     try:
         done = run_em(
             jax.random.fold_in(jax.random.key(options.seed), EM_STREAM),
-            x,
+            codes.values,
             k=options.k,
-            covariance_type=family,
-            init=options.init,
-            metric=codes.encoder.code_variances(),
-            n_init=options.n_init,
-            max_iter=options.max_iter,
-            tol=options.tol,
-            prior=prior,
-            floor=floor,
-            chunk_size=options.chunk_size,
+            covariance_type=COVARIANCES.canonical(options.covariance_type),
+            **em_options(options, codes),
             start=None if start is None else start.gmm,
             state=point.state,
             callback=follow,

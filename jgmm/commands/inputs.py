@@ -14,7 +14,9 @@ from jgmm.commands import cli
 from jgmm.commands.options import Common, Options
 from jgmm.data import Images, arrays, load
 from jgmm.data.resize import resize
+from jgmm.encoder.bases import block_of
 from jgmm.errors import check
+from jgmm.registry import BASES
 from jgmm.source import Source
 
 # What a run leaves that was killed before it could be resumed.
@@ -143,16 +145,25 @@ def check_data(options: Common, data: Data) -> None:
     """Raise InputError for options that do not fit the data."""
     d = int(np.prod(data.train.shape))
     n = options.n_principal
-    check(
-        not options.dequantize or data.train.is_8_bit,
-        f"--dequantize is for 8-bit images, the data are {data.train.pixels.dtype}.",
-    )
+    if options.n_pca != "none":
+        basis_of(options, data.train.shape)
     bound = min(len(data.train), d)
     check(n is None or n <= bound, f"--n-pca must be at most min(N, D) = {bound}, got {n}.")
     check(
         bool((data.train.pixels != data.train.pixels[0]).any()),
         "the data are constant: every example is the same, there is nothing to fit.",
     )
+
+
+def basis_of(options: Common, shape: tuple[int, ...]) -> tuple[str, int | None]:
+    """The name of the basis that the options choose for examples of a shape, and the side of its blocks; None for
+    principal axes. Raises InputError for blocks that do not tile an image."""
+    local = len(shape) == 3 and options.n_pca == "all"
+    name = ("cosine" if local else "pca") if options.basis == "auto" else BASES.canonical(options.basis)
+    if name == "pca":
+        check(options.block is None, "--block is the side of the blocks of a local basis: name one with --basis.")
+        return name, None
+    return name, block_of(shape, options.block)
 
 
 def check_start(options: Options, data: Data, start: Source) -> None:

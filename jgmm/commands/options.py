@@ -7,7 +7,18 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from jgmm.errors import InputError, check, check_count, check_number, check_seed, check_share
-from jgmm.registry import COVARIANCES, CRITERIA, DATASETS, INITIALIZERS, NORMALIZATIONS, PIXELS, RESIDUALS, Registry
+from jgmm.registry import (
+    BASES,
+    COVARIANCES,
+    CRITERIA,
+    DATASETS,
+    INITIALIZERS,
+    NORMALIZATIONS,
+    PIXELS,
+    PRIORS,
+    RESIDUALS,
+    Registry,
+)
 
 # Numbers above this are not counts of anything.
 MOST = 2**40
@@ -33,7 +44,7 @@ class Common:
     """The folder that holds the CIFAR-10 files [default: $JGMM_DATA, then TensorFlow Datasets]."""
     augmentation: bool = False
     """Add the mirror image of every image to the data."""
-    dequantize: bool = False
+    dequantize: bool = True
     """Add uniform noise as wide as one of their 256 steps to 8-bit images, as bits per dimension suppose."""
     holdout: float = 0.0
     """The share of the images that is held out of the fit and evaluated at the end."""
@@ -43,8 +54,15 @@ class Common:
     residual: Annotated[str, one_of(RESIDUALS)] = "spectrum"
     """The variance of the principal directions that are not kept; with none they are lost, and so is the density."""
 
-    init: Annotated[str, one_of(INITIALIZERS)] = "kmeans"
-    """The method that finds the starting centers of EM."""
+    basis: Annotated[str, one_of(BASES, "auto")] = "auto"
+    """The axes that the whitened principal components are turned to: their own (pca), pixels (zca), or the cosines or
+    Haar wavelets of blocks [default: cosine for images of which all components are kept, else pca]."""
+    block: int | None = None
+    """The side of the blocks of a local basis, in pixels [default: the largest up to 8, and a quarter of a side, that
+    divides both sides]."""
+
+    init: Annotated[str, one_of(INITIALIZERS, "auto")] = "auto"
+    """The method that finds where EM starts [default: log-energy in a local basis, else kmeans]."""
     n_init: int = 1
     """The number of starts of EM, of which the best is kept."""
     max_iter: int = 100
@@ -55,8 +73,13 @@ class Common:
     """The number added to every variance."""
     relative_floor: float | None = None
     """The share of its mean variance added to a full covariance; 0 is as in scikit-learn [default: D eps]."""
-    prior_strength: float = 0.0
-    """The number of observations that a prior towards the variance of the data is worth; 0 is maximum likelihood."""
+    prior: Annotated[str, one_of(PRIORS)] = "hierarchical"
+    """The prior on components: towards what all of them have in common (hierarchical), or the variance of the data."""
+    prior_strength: float | None = None
+    """The number of images that the prior on each covariance is worth; 0 is maximum likelihood [default: learned by the
+    hierarchical prior, else 1]."""
+    min_count: float = 10.0
+    """Components that explain fewer images than this are given up for halves of the largest ones; 0 never does."""
     chunk_size: int | None = None
     """The number of rows taken at a time [default: chosen by the dimensions]."""
     precision: Literal["highest", "high", "default"] = "highest"
@@ -90,14 +113,19 @@ class Common:
 
     def check(self) -> None:
         """Raise InputError for any value that can be refused before the data are seen."""
-        check_names(self, dataset=DATASETS, pixels=PIXELS)
-        check_names(self, init=INITIALIZERS, residual=RESIDUALS, normalize=NORMALIZATIONS)
-        check_counts(self, n_init=1, max_iter=1, chunk_size=1, batch_size=1, n_stat_samples=2)
+        check_names(self, dataset=DATASETS, pixels=PIXELS, basis=BASES)
+        check_names(self, init=INITIALIZERS, prior=PRIORS, residual=RESIDUALS, normalize=NORMALIZATIONS)
+        check_counts(self, n_init=1, max_iter=1, block=1, chunk_size=1, batch_size=1, n_stat_samples=2)
         if self.n_principal is not None:
             check_count("--n-pca", self.n_principal)
-        for name in ("tol", "reg_covar", "relative_floor", "prior_strength"):
+        for name in ("tol", "reg_covar", "relative_floor", "prior_strength", "min_count"):
             if getattr(self, name) is not None:
                 check_number(flag(name), getattr(self, name), least=0)
+        turned = self.basis not in ("auto", "pca")
+        check(
+            self.n_pca != "none" or not turned,
+            f"--basis {self.basis} turns the principal components: drop --n-pca none.",
+        )
         check_share("--holdout", self.holdout)
         check_seed("--seed", self.seed)
         check_one_source(self)
@@ -141,7 +169,13 @@ class Options(Common, _Mixture):
     def from_json(cls, values: dict[str, Any]) -> "Options":
         """The inverse of `to_json`."""
         paths = ("out", "data", "data_dir", "init_from")
-        values = {"pixels": "raw", **values}  # as versions before this option took them
+        values = {
+            "pixels": "raw",
+            "basis": "pca",
+            "prior": "data",
+            "min_count": 0.0,
+            **values,
+        }  # as versions before these options took them
         typed: dict[str, Any] = {n: Path(v) if n in paths and v is not None else v for n, v in values.items()}
         return cls(**typed)
 

@@ -83,7 +83,7 @@ class Progress:
             self.bar.set_postfix_str(f"log-likelihood {likelihood}, change {shown}")
             self.bar.update(len(state.history) - self.bar.n)
         if state.revived > self.revived:
-            self.say(f"re-seeded {state.revived - self.revived} component(s) that had lost their images")
+            self.say(f"gave {state.revived - self.revived} component(s) of too few images a new place")
             self.revived = state.revived
         return self._tick()
 

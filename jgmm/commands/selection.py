@@ -6,17 +6,16 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
 
 import jax
 
 from jgmm.checkpoint.files import whole
 from jgmm.checkpoint.structure import abstract_gmm
-from jgmm.commands.codes import EM_STREAM, Codes, prior_and_floor
+from jgmm.commands.codes import EM_STREAM, Codes, em_options
 from jgmm.commands.options import SweepOptions
 from jgmm.commands.progress import CompileClock
 from jgmm.covariance.base import identity_of
-from jgmm.covariance.prior import as_arrays
+from jgmm.covariance.prior import Prior, around_data, as_arrays
 from jgmm.em.loop import EMState, run_em
 from jgmm.em.restarts import best_of, fits
 from jgmm.errors import InputError
@@ -97,25 +96,15 @@ def _one(
 
 def _fit(options: SweepOptions, family: str, k: int, train: Codes, structure: GMM) -> EMState:
     """EM from as many starts as asked for; where they are small, all at once, to find the best of them."""
-    x, metric = train.values, train.encoder.code_variances()
-    prior, floor = prior_and_floor(options, x)
-    key, n_init, start = jax.random.fold_in(jax.random.key(options.seed), EM_STREAM), options.n_init, None
-    shared: dict[str, Any] = {"k": k, "init": options.init, "n_init": n_init}
-    shared |= {"max_iter": options.max_iter, "tol": options.tol}
-    if fits(n_init, x.shape[0], structure):
-        arrays = as_arrays(prior, floor, x.dtype)
-        start, _ = best_of(key, x, metric, *arrays, identity=identity_of(family), **shared)
-    return run_em(
-        key,
-        x,
-        covariance_type=family,
-        metric=metric,
-        prior=prior,
-        floor=floor,
-        chunk_size=options.chunk_size,
-        start=start,
-        **shared,
-    )
+    x, shared = train.values, em_options(options, train)
+    key, start = jax.random.fold_in(jax.random.key(options.seed), EM_STREAM), None
+    if fits(options.n_init, x.shape[0], structure):
+        # A prior that is learned is not needed to tell a good start from a bad one.
+        prior = shared["prior"] if isinstance(shared["prior"], Prior) else around_data(x)
+        arrays = as_arrays(prior, shared["floor"], x.dtype)
+        same = {name: shared[name] for name in ("init", "n_init", "max_iter", "tol")}
+        start, _ = best_of(key, x, shared["metric"], *arrays, k=k, identity=identity_of(family), **same)
+    return run_em(key, x, k=k, covariance_type=family, start=start, **shared)
 
 
 def write_csv(path: Path, rows: list[Row]) -> None:

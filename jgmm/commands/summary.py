@@ -94,7 +94,9 @@ def show(summary: dict[str, Any], folder: Path, pictures: list[Path]) -> None:
         if name in summary:
             unit = "" if name.startswith("bits") else " nats per image"
             print(f"{words}: {summary[name]:.4f}{unit}")
-    print(f"smallest component: {summary['smallest_component']:.1f} images")
+    print(
+        f"smallest component: {summary['smallest_component']:.1f} images; {summary['revived']} were given a new place"
+    )
     print(
         f"responsibilities that took part: {summary['pairs']:.2f} an image; "
         f"the others sum to at most {summary['dropped']:.0e} of one"

@@ -130,9 +130,9 @@ class Covariance(abc.ABC):
         """x -> (x_n − μ_k)ᵀ Σ_k⁻¹ (x_n − μ_k). What depends on the mixture alone is done once, outside."""
         return lambda x: jax.lax.map(lambda row: (self.whiten(row[None] - means) ** 2).sum(axis=1), x)
 
-    def inverse_trace(self) -> Float[Array, " #k"]:
-        """tr Σ_k⁻¹."""
-        return jnp.trace(jnp.linalg.inv(self.dense()), axis1=1, axis2=2)
+    def inverse_diagonal(self) -> Float[Array, "#k d"]:
+        """diag Σ_k⁻¹."""
+        return jnp.diagonal(jnp.linalg.inv(self.dense()), axis1=1, axis2=2)
 
     def image_variance(self, a: Float[Array, "p d"]) -> Float[Array, "#k p"]:
         """diag(A Σ_k Aᵀ): the variances of the features of A z."""
@@ -207,8 +207,8 @@ class AxisAligned(Covariance):
     def squared_mahalanobis(self, means: Float[Array, "k d"]) -> Callable[[Float[Array, "n d"]], Float[Array, "n k"]]:
         return squared_distances(means, 1 / self.variance())
 
-    def inverse_trace(self) -> Float[Array, " #k"]:
-        return (1 / self.variance()).sum(axis=1)
+    def inverse_diagonal(self) -> Float[Array, "#k d"]:
+        return 1 / self.variance()
 
     def image_variance(self, a: Float[Array, "p d"]) -> Float[Array, "#k p"]:
         return matmul(self.variance(), (a * a).T)

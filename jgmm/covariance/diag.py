@@ -36,7 +36,9 @@ class Diag(AxisAligned):
         return second_moments(x, r, means, 1 / self.variances)
 
     def update(self, scatter: Array, counts: Float[Array, " k"], prior: Prior, floor: Floor) -> "Diag":
-        return type(self)(prior.mean_of(jnp.maximum(scatter, 0), counts[:, None]) + floor.absolute)
+        believed = prior.strength * prior.variances(*scatter.shape)
+        mode = (jnp.maximum(scatter, 0) + believed) / prior.total(counts)[:, None]
+        return type(self)(mode + floor.absolute)
 
     def variance(self) -> Float[Array, "#k d"]:
         return self.variances

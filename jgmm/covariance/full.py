@@ -80,8 +80,8 @@ class Full(Covariance):
     def log_det(self) -> Float[Array, " #k"]:
         return 2 * jnp.log(jnp.diagonal(self.cholesky, axis1=1, axis2=2)).sum(axis=1)
 
-    def inverse_trace(self) -> Float[Array, " #k"]:
-        return (self.inverse_factors() ** 2).sum(axis=(1, 2))
+    def inverse_diagonal(self) -> Float[Array, "#k d"]:
+        return (self.inverse_factors() ** 2).sum(axis=1)
 
     def color(self, component: Int[Array, " n"], noise: Float[Array, "n d"]) -> Float[Array, "n d"]:
         return grouped_matvec(self.cholesky, component, noise)
@@ -111,17 +111,17 @@ class Full(Covariance):
 
     def update(self, scatter: Array, counts: Float[Array, " k"], prior: Prior, floor: Floor) -> "Full":
         eye = jnp.eye(scatter.shape[-1], dtype=scatter.dtype)
-        pull = prior.strength * prior.variance
+        believed = prior.strength * prior.variances(*scatter.shape[:2])
         d_eps = eye.shape[0] * jnp.finfo(scatter.dtype).eps
         relative = d_eps if floor.relative is None else floor.relative
 
-        def component(leaf: tuple[Array, Array]) -> Array:
-            s, count = leaf
-            covariance = (0.5 * (s + s.T) + pull * eye) / prior.total(count)
+        def component(leaf: tuple[Array, Array, Array]) -> Array:
+            s, count, pull = leaf
+            covariance = (0.5 * (s + s.T) + pull[:, None] * eye) / prior.total(count)
             added = floor.absolute + relative * jnp.trace(covariance) / eye.shape[0]
             return jnp.linalg.cholesky(covariance + added * eye, symmetrize_input=False)
 
-        return type(self)(jax.lax.map(component, (scatter, counts)))
+        return type(self)(jax.lax.map(component, (scatter, counts, believed)))
 
     def variance(self) -> Float[Array, "#k d"]:
         return (self.cholesky**2).sum(axis=2)

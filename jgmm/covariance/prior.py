@@ -16,28 +16,41 @@ Number = Float[Array, ""] | float
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
 class Prior:
-    """An inverse-Wishart prior on every covariance, worth `strength` observations of variance `variance`.
+    """A normal-inverse-Wishart prior on the mean and the covariance of every component.
 
-        log p(Σ) = −(strength / 2) [log |Σ| + variance · tr Σ⁻¹] + constant
+        log p(μ, Σ) = −(strength / 2) [log |Σ| + tr C Σ⁻¹] − (mean_strength / 2) (μ − m)ᵀ Σ⁻¹ (μ − m) + constant
 
-    so that the mode given n observations with scatter S is Σ = (S + strength · variance · I) / (n + strength) (Bishop,
-    Pattern Recognition and Machine Learning, 2006, appendix B, parametrized by pseudo-counts).
+    with C = diag(variance) and m = mean, so that the mode given n observations with mean x̄, and scatter S about μ, is
+
+        μ = (n x̄ + mean_strength · m) / (n + mean_strength)
+        Σ = (S + strength · C + mean_strength · (μ − m)(μ − m)ᵀ) / (n + strength)
+
+    (Bishop, Pattern Recognition and Machine Learning, 2006, appendix B, parametrized by pseudo-counts). With a prior on
+    means a component cannot sit on a single row.
 
     Attributes:
-        strength: The number of observations the prior is worth; 0 is maximum likelihood.
-        variance: The variance it believes in, in squared units of the features.
+        strength: The number of observations that the prior on covariances is worth; 0 is maximum likelihood.
+        variance: The variances it believes in, in squared units of the features: a number, or an array that broadcasts
+            to [K, D]. Spherical covariances take its mean over features, tied ones over components.
+        mean_strength: The number of observations that the prior on means is worth; 0 is maximum likelihood.
+        mean: The mean it believes in: a number, or [D].
 
     >>> from jgmm.covariance.prior import Prior
     >>> Prior(strength=1.0)
-    Prior(strength=1.0, variance=1.0)
+    Prior(strength=1.0, variance=1.0, mean_strength=0.0, mean=0.0)
     """
 
     strength: Number = 0.0
-    variance: Number = 1.0
+    variance: Float[Array, "..."] | float = 1.0
+    mean_strength: Number = 0.0
+    mean: Float[Array, "..."] | float = 0.0
 
-    def mean_of(self, scatter: Array, counts: Array) -> Array:
-        """(scatter + strength · variance) / (counts + strength), for scatters along single directions."""
-        return (scatter + self.strength * self.variance) / self.total(counts)
+    def variances(self, k: int, d: int) -> Float[Array, "k d"]:
+        """The variances believed in, of k covariances: the mean over components where they share one."""
+        variance = jnp.asarray(self.variance)
+        if k == 1 and variance.ndim == 2:
+            variance = variance.mean(axis=0, keepdims=True)
+        return jnp.broadcast_to(variance, (k, d))
 
     def total(self, counts: Array) -> Array:
         """counts + strength, and never zero: a component without rows or prior keeps the floor alone."""
@@ -73,5 +86,21 @@ def as_arrays(prior: Any, floor: Any, dtype: Any) -> tuple[Prior, Floor]:
     check(isinstance(floor, Floor), f"floor must be a jgmm.Floor(absolute=..., relative=...), got {short(floor)}.")
     for name, value in {**vars(prior), **vars(floor)}.items():
         if value is not None and not is_traced(value):
-            check_number(name, value, least=0, open_ends=name == "variance")
+            _check(name, value)
     return jax.tree.map(lambda v: jnp.asarray(v, dtype), (prior, floor))
+
+
+def around_data(x: Float[Array, "n d"], strength: float | None = None) -> Prior:
+    """A prior on covariances worth `strength` rows, one by default, towards the mean variance of the features of x."""
+    return Prior(strength=1.0 if strength is None else strength, variance=float(x.var(axis=0).mean()))
+
+
+def _check(name: str, value: Any) -> None:
+    if name == "mean":
+        check(bool(jnp.isfinite(jnp.asarray(value)).all()), "the mean of the prior must be finite.")
+    elif name == "variance" and jnp.ndim(value) > 0:
+        check(
+            bool((jnp.isfinite(value) & (value > 0)).all()), "the variances of the prior must be positive and finite."
+        )
+    else:
+        check_number(name, value, least=0, open_ends=name == "variance")

@@ -39,8 +39,8 @@ class Spherical(AxisAligned):
     def log_det(self) -> Float[Array, " #k"]:
         return self.n_features * jnp.log(self.variances)
 
-    def inverse_trace(self) -> Float[Array, " #k"]:
-        return self.n_features / self.variances
+    def inverse_diagonal(self) -> Float[Array, "#k d"]:
+        return 1 / self.variance()
 
     def color(self, component: Int[Array, " n"], noise: Float[Array, "n d"]) -> Float[Array, "n d"]:
         return jnp.sqrt(self.variances)[component, None] * noise
@@ -49,8 +49,9 @@ class Spherical(AxisAligned):
         return second_moments(x, r, means, 1 / self.variances[:, None]).sum(axis=1)
 
     def update(self, scatter: Array, counts: Float[Array, " k"], prior: Prior, floor: Floor) -> "Spherical":
-        mean_scatter = jnp.maximum(scatter, 0) / self.n_features
-        return type(self)(prior.mean_of(mean_scatter, counts) + floor.absolute, self.n_features)
+        believed = prior.strength * prior.variances(scatter.shape[0], self.n_features).mean(axis=1)
+        mode = (jnp.maximum(scatter, 0) / self.n_features + believed) / prior.total(counts)
+        return type(self)(mode + floor.absolute, self.n_features)
 
     def variance(self) -> Float[Array, "#k d"]:
         return jnp.broadcast_to(self.variances[:, None], (self.variances.shape[0], self.n_features))

@@ -44,8 +44,8 @@ class Tied(Covariance):
     def log_det(self) -> Float[Array, " 1"]:
         return self.shared.log_det()
 
-    def inverse_trace(self) -> Float[Array, " 1"]:
-        return self.shared.inverse_trace()
+    def inverse_diagonal(self) -> Float[Array, "1 d"]:
+        return self.shared.inverse_diagonal()
 
     def color(self, component: Int[Array, " n"], noise: Float[Array, "n d"]) -> Float[Array, "n d"]:
         return self.shared.color(jnp.zeros_like(component), noise)

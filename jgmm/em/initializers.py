@@ -1,10 +1,12 @@
-"""Where EM starts: k centers among the data, by k-means, k-means++ seeding alone, or at random.
+"""Where EM starts: the cluster of every row, by k-means of the rows or of their log-energies, by k-means++ seeding
+alone, or from random rows.
 
 Distances are Σ_d metric_d (x_d − c_d)². For whitened codes the command passes the principal variances as metric,
 so that clusters are those of the pixels: in whitened codes the 3,000 faint directions of an image outvote the few
 that make clusters, and EM ends in a worse optimum of CIFAR-10.
 
-An initializer is a function centers(key, x, k, metric) -> [k, d].
+An initializer is a function (key, x, k, metric) that returns k centers [k, d], of which every row goes to the nearest,
+or the cluster of every row [n].
 """
 
 from functools import partial
@@ -14,31 +16,66 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from jgmm.em.rows import Largest, RowsInMemory
+from jgmm.em.rows import Largest, Rows, RowsInMemory
 from jgmm.errors import check
+from jgmm.numerics.arguments import is_traced
 from jgmm.numerics.chunking import ELEMENTS, map_chunks
 from jgmm.numerics.distances import first_moments, squared_distances
-from jgmm.numerics.linalg import matmul
+from jgmm.numerics.linalg import matmul, principal_directions
 from jgmm.numerics.pytree import Additive, pytree
 from jgmm.registry import INITIALIZERS
 
+# Rows taken at a time.
+ROWS = 8192
 MAX_LLOYD = 25
 LLOYD_TOLERANCE = 1e-3
+# Log-energies: what is added to squares of standardized features, the principal components that are kept, and the rows
+# that those are found in.
+LEAST_ENERGY, ENERGY_DIRECTIONS, ENERGY_ROWS = 1e-3, 32, 6000
+
+
+def beginning(
+    key: PRNGKeyArray, x: Float[Array, "n d"], k: int, init: Any = "kmeans", metric: Array | None = None
+) -> Array:
+    """What an initializer, a name in `jgmm.registry.INITIALIZERS` or a function, finds: centers, or clusters.
+
+    Raises:
+        InputError: For an unknown name, and for a function that returns neither.
+    """
+    metric = jnp.ones(x.shape[1], x.dtype) if metric is None else metric
+    found = jnp.asarray(INITIALIZERS.resolve(init)(key, x, k, metric))
+    n, d = x.shape
+    if found.shape == (n,) and jnp.issubdtype(found.dtype, jnp.integer):
+        inside = is_traced(found) or bool(((found >= 0) & (found < k)).all())
+        check(inside, f"init must return clusters from 0 to {k - 1}.")
+        return found
+    check(
+        found.shape == (k, d),
+        f"init must return centers of shape {(k, d)}, or the cluster of each of the {n} rows, got {found.shape}.",
+    )
+    return found.astype(x.dtype)
 
 
 def centers(
     key: PRNGKeyArray, x: Float[Array, "n d"], k: int, init: Any = "kmeans", metric: Array | None = None
 ) -> Float[Array, "k d"]:
-    """k starting centers by an initializer: a name in `jgmm.registry.INITIALIZERS`, or a function.
+    """k starting centers by an initializer; the means of its clusters where it finds those. Raises InputError as
+    `beginning`."""
+    found = beginning(key, x, k, init, metric)
+    return found if found.ndim == 2 else cluster_means(RowsInMemory(x), found, k=k)
 
-    Raises:
-        InputError: For an unknown name, and for a function that returns another shape.
-    """
-    metric = jnp.ones(x.shape[1], x.dtype) if metric is None else metric
-    found = INITIALIZERS.resolve(init)(key, x, k, metric)
-    shape = (k, x.shape[1])
-    check(jnp.shape(found) == shape, f"init must return centers of shape {shape}, got {jnp.shape(found)}.")
-    return jnp.asarray(found, x.dtype)
+
+@partial(jax.jit, static_argnames="k")
+def cluster_means(rows: Rows, clusters: Int[Array, " n"], *, k: int) -> Float[Array, "k d"]:
+    """The mean of the rows of every cluster; of all rows for a cluster without any."""
+
+    def chunk(x: Array, weight: Array, cluster: Array) -> tuple[_Sums, Array]:
+        r = jax.nn.one_hot(cluster[0], k, dtype=x.dtype) * weight[:, None]
+        return _Sums(r.sum(axis=0), matmul(r.T, x)), cluster
+
+    sums, _ = rows.sum_with_state(chunk, clusters[None], ROWS)
+    counts = sums.counts[:, None]
+    return jnp.where(counts > 0, sums.first, sums.first.sum(axis=0)) / jnp.where(counts > 0, counts, counts.sum())
 
 
 def random(key: PRNGKeyArray, x: Float[Array, "n d"], k: int, metric: Float[Array, " d"]) -> Array:
@@ -73,6 +110,12 @@ def kmeans_plusplus(key: PRNGKeyArray, x: Float[Array, "n d"], k: int, metric: F
     first = jax.random.randint(keys[0], (), 0, n)
     _, rest = jax.lax.scan(draw, (first, jnp.full(n, jnp.inf, x.dtype)), keys[1:])
     return x[jnp.concatenate([first[None], rest.astype(first.dtype)])]
+
+
+@pytree
+class _Sums(Additive):
+    counts: Float[Array, " k"]
+    first: Float[Array, "k d"]
 
 
 @pytree
@@ -112,6 +155,32 @@ def kmeans(key: PRNGKeyArray, x: Float[Array, "n d"], k: int, metric: Float[Arra
     return jax.lax.while_loop(unfinished, improve, (jnp.array(0), seeds, infinite, infinite))[1]
 
 
+@partial(jax.jit, static_argnames="k")
+def log_energy(key: PRNGKeyArray, x: Float[Array, "n d"], k: int, metric: Float[Array, " d"]) -> Int[Array, " n"]:
+    """The clusters of k-means on the principal components of (y, log(ε + y²)), where y are standardized features.
+
+    Components of diagonal mixtures of images differ in where they have how much variance, far more than in their means.
+    A row's squares are one draw from those variances each; their logarithms have additive noise, which the leading
+    components of all of them average out.
+    """
+    for_rows, for_directions, for_clusters = jax.random.split(key, 3)
+    middle, deviation = x.mean(axis=0, keepdims=True), x.std(axis=0, keepdims=True)
+    unit = jnp.where(deviation > 0, deviation, 1)
+
+    def features(rows: Array) -> Array:
+        y = (rows - middle) / unit
+        return jnp.concatenate([y, jnp.log(LEAST_ENERGY + y * y)], axis=1)
+
+    n, d = x.shape
+    some = features(x[jax.random.choice(for_rows, n, (min(n, ENERGY_ROWS),), replace=False)])
+    origin = some.mean(axis=0, keepdims=True)
+    directions = principal_directions(for_directions, some - origin, min(2 * d, ENERGY_DIRECTIONS))
+    energies = map_chunks(lambda rows: matmul(features(rows) - origin, directions), x)
+    unweighted = jnp.ones(energies.shape[1], x.dtype)
+    label_of = nearest(kmeans(for_clusters, energies, k, unweighted), unweighted)
+    return map_chunks(lambda rows: label_of(rows)[0], energies)
+
+
 def _assigned(rows: RowsInMemory, centers: Float[Array, "k d"], metric: Float[Array, " d"]) -> _Clusters:
     k, d = centers.shape
     label_of = nearest(centers, metric)
@@ -122,7 +191,7 @@ def _assigned(rows: RowsInMemory, centers: Float[Array, "k d"], metric: Float[Ar
         farthest = Largest.of(k, distance, weight, x, label)
         return _Clusters(r.sum(axis=0), first_moments(x, r, centers), matmul(weight, distance), farthest)
 
-    return rows.sum(chunk, max(2048, min(8192, ELEMENTS // d)))
+    return rows.sum(chunk, max(2048, min(ROWS, ELEMENTS // d)))
 
 
 def nearest(centers: Float[Array, "k d"], metric: Float[Array, " d"]) -> Any:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,12 +11,16 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from jgmm.covariance.base import Family, identity_of
 from jgmm.covariance.prior import Floor, Prior, as_arrays
-from jgmm.em.initializers import centers
+from jgmm.em.initializers import beginning
+from jgmm.em.relocation import revive, split
 from jgmm.em.rows import RowsInMemory
 from jgmm.em.screening import no_bounds
-from jgmm.em.steps import DEAD, em_step, from_centers, in_family, objective, revive
+from jgmm.em.steps import DEAD, Step, em_step, from_beginning, in_family, objective
 from jgmm.errors import InputError, check, check_count, check_number
 from jgmm.mixture import GMM
+
+# Iterations after which components that were moved are judged.
+TRIAL = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,13 +30,15 @@ class EMState:
     Attributes:
         gmm: The current mixture of the current restart.
         bounds: What is known of its distances to the rows (`jgmm.em.screening`).
+        prior: The prior of the current restart.
         restart: The number of the restart, from 0.
         history: The objective, mean nats a row, under the mixture before each iteration of this restart.
         log_likelihoods: The mean log-likelihood beside it.
         counts: n_k at the last iteration.
         pairs: How many responsibilities a row had that took part in the last iteration.
         dropped: An upper bound on the sum of those of a row that did not, of 1.
-        revived: How many components have been re-seeded so far.
+        revived: How many components have been given a new place so far.
+        settled: Whether small components are left where they are, since moving them has not helped.
         converged: Whether the last change was below the tolerance.
         best: The state of the best finished restart.
         last: Whether no other restart follows: it is the best of all.
@@ -40,6 +46,7 @@ class EMState:
 
     gmm: GMM
     bounds: Float[Array, "k n"] | None = None
+    prior: Prior = field(default_factory=lambda: Prior())
     restart: int = 0
     history: list[float] = field(default_factory=list)
     log_likelihoods: list[float] = field(default_factory=list)
@@ -47,6 +54,7 @@ class EMState:
     pairs: float = 0.0
     dropped: float = 0.0
     revived: int = 0
+    settled: bool = False
     converged: bool = False
     best: "EMState | None" = None
     last: bool = False
@@ -61,14 +69,13 @@ class _Task:
     """What a fit reads."""
 
     rows: RowsInMemory
-    prior: Prior
     floor: Floor
-    with_prior: bool
     tol: float
+    min_count: float
 
-    def objective(self, gmm: GMM) -> float:
+    def objective(self, gmm: GMM, prior: Prior) -> float:
         """Of the whole data, mean nats a row."""
-        log_likelihood, penalty = objective(gmm, self.rows, self.prior, with_prior=self.with_prior)
+        log_likelihood, penalty = objective(gmm, self.rows, prior, with_prior=_says_something(prior))
         return (float(log_likelihood) + float(penalty)) / self.rows.shape[0]
 
 
@@ -83,9 +90,10 @@ def run_em(
     n_init: int = 1,
     max_iter: int = 100,
     tol: float = 1e-3,
-    prior: Prior | None = None,
+    prior: Prior | Callable[[GMM, Array], Prior] | None = None,
     floor: Floor | None = None,
     chunk_size: int | None = None,
+    min_count: float = 0.0,
     start: GMM | None = None,
     state: EMState | None = None,
     callback: Callable[[EMState], None] = lambda state: None,
@@ -94,6 +102,10 @@ def run_em(
 
     Args:
         metric: Weights of the features in the clustering that starts EM (`jgmm.em.initializers`).
+        prior: A prior, or a function that learns one from the mixture that EM starts from and the rows that its
+            components explain (`jgmm.em.hierarchy`).
+        min_count: Components that explain fewer rows than this are given up for halves of the largest ones, where that
+            raises the objective; 0 moves those alone that explain none, to rows that are explained badly.
         start: A mixture to start from; of another family it is refitted once, with its responsibilities.
         state: A state once passed to `callback`, to go on from.
         callback: Called with the state at the start of a restart and after every iteration.
@@ -105,20 +117,23 @@ def run_em(
     check_lengths(max_iter, n_init, tol, chunk_size)
     _check(x, k, start)
     identity = identity_of(covariance_type or "diag")
-    prior, floor = as_arrays(prior, floor, x.dtype)
-    task = _Task(RowsInMemory(x, chunk_size), prior, floor, bool(prior.strength > 0), tol)
+    # A prior that is learned needs a mixture first, in which a cluster of one row has a variance.
+    first = Prior(strength=1.0, variance=x.var(axis=0).mean()) if callable(prior) else prior
+    first, floor = as_arrays(first, floor, x.dtype)
+    task = _Task(RowsInMemory(x, chunk_size), floor, tol, min_count)
     weights = jnp.ones(x.shape[1], x.dtype) if metric is None else jnp.asarray(metric, x.dtype)
 
     def begin(restart: int, best: EMState | None = None) -> EMState:
         if start is None:
-            means = centers(jax.random.fold_in(key, restart), x, k, init, weights)
-            gmm = from_centers(task.rows, means, weights, prior, floor, identity=identity)
+            found = beginning(jax.random.fold_in(key, restart), x, k, init, weights)
+            gmm = from_beginning(task.rows, found, weights, first, floor, k=k, identity=identity)
         elif covariance_type is None or start.covariance.name == identity(k, x.shape[1], x.dtype).name:
             gmm = start
         else:
-            gmm = in_family(start, task.rows, prior, floor, identity=identity)
+            gmm = in_family(start, task.rows, first, floor, identity=identity)
+        used = prior(gmm, x.shape[0] * gmm.weights) if callable(prior) else first
         jax.block_until_ready(gmm)  # so that whoever times iterations does not time this
-        state = EMState(gmm, no_bounds(gmm, x.shape[0]), restart=restart, best=best)
+        state = EMState(gmm, no_bounds(gmm, x.shape[0]), as_arrays(used, floor, x.dtype)[0], restart, best=best)
         callback(state)
         return state
 
@@ -136,20 +151,21 @@ def run_em(
 def _iterate(task: _Task, state: EMState) -> EMState:
     """One iteration; components that it leaves dead are re-seeded where that helps."""
     n = task.rows.shape[0]
-    step = em_step(state.gmm, task.rows, task.prior, task.floor, state.bounds, with_prior=task.with_prior)
+    prior = state.prior
+    step = em_step(state.gmm, task.rows, prior, task.floor, state.bounds, with_prior=_says_something(prior))
     mean = float(step.log_likelihood) / n
     value = mean + float(step.log_prior) / n
     _check_finite(np.isfinite(value), task.rows.dtype)
-    gmm, bounds, counts, moved = step.gmm, step.bounds, np.asarray(step.counts), 0
-    newly_dead = _n_dead(counts) - _n_dead(state.counts)
-    if newly_dead > 0:
-        revived = revive(gmm, task.rows, step.counts)
-        if task.objective(revived) > task.objective(gmm):
-            gmm, bounds, moved = revived, no_bounds(revived, n), newly_dead
+    counts = np.asarray(step.counts)
+    place = (_halves if task.min_count > 0 else _revived)(task, state, step)
+    gmm, bounds, moved = step.gmm, step.bounds, place.moved
+    if moved > 0:
+        gmm, prior, bounds = place.gmm, place.prior, no_bounds(place.gmm, n)
     change = value - state.history[-1] if state.history else np.inf
     return replace(
         state,
         gmm=gmm,
+        prior=prior,
         bounds=bounds,
         pairs=float(step.pairs) / n,
         dropped=float(step.dropped) / n,
@@ -157,8 +173,41 @@ def _iterate(task: _Task, state: EMState) -> EMState:
         log_likelihoods=[*state.log_likelihoods, mean],
         counts=counts,
         revived=state.revived + moved,
+        settled=place.settled,
         converged=abs(change) < task.tol and moved == 0,
     )
+
+
+class _Place(NamedTuple):
+    """A mixture in which some components have moved, if that helps."""
+
+    moved: int
+    gmm: GMM
+    prior: Prior
+    settled: bool = False
+
+
+def _revived(task: _Task, state: EMState, step: Step) -> _Place:
+    """Components that have just died, moved to rows that are explained badly."""
+    dead = _n_dead(np.asarray(step.counts)) - _n_dead(state.counts)
+    if dead > 0:
+        gmm = revive(step.gmm, task.rows, step.counts)
+        if task.objective(gmm, state.prior) > task.objective(step.gmm, state.prior):
+            return _Place(dead, gmm, state.prior)
+    return _Place(0, step.gmm, state.prior)
+
+
+def _halves(task: _Task, state: EMState, step: Step) -> _Place:
+    """Small components given up for halves of large ones; it takes a few iterations to see whether that helps."""
+    small = np.asarray(step.counts) < task.min_count
+    moved = int(small.sum())
+    if state.settled or moved == 0:
+        return _Place(0, step.gmm, state.prior, state.settled)
+    gmm, prior = split(step.gmm, task.rows, step.counts, jnp.asarray(small), state.prior, task.floor)
+    for _ in range(TRIAL):
+        gmm = em_step(gmm, task.rows, prior, task.floor, with_prior=_says_something(prior)).gmm
+    helps = 2 * moved <= len(small) and task.objective(gmm, prior) > task.objective(step.gmm, state.prior)
+    return _Place(moved if helps else 0, gmm, prior, settled=not helps)
 
 
 def _better(task: _Task, state: EMState) -> EMState:
@@ -169,6 +218,10 @@ def _better(task: _Task, state: EMState) -> EMState:
     if best is None or state.history[-1] > best.history[-1]:
         return replace(state, best=None, bounds=None)
     return best
+
+
+def _says_something(prior: Prior) -> bool:
+    return bool(prior.strength > 0 or prior.mean_strength > 0)
 
 
 def _n_dead(counts: np.ndarray | None) -> int:

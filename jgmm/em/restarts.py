@@ -8,9 +8,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jgmm.covariance.prior import Floor, Prior
-from jgmm.em.initializers import centers
+from jgmm.em.initializers import beginning
 from jgmm.em.rows import RowsInMemory
-from jgmm.em.steps import em_step, from_centers
+from jgmm.em.steps import em_step, from_beginning
 from jgmm.mixture import GMM
 
 # Where it pays on a CPU: all starts together have at most so many responsibilities and parameters.
@@ -43,8 +43,8 @@ def best_of(
     n, rows = x.shape[0], RowsInMemory(x)
 
     def begin(i: Array) -> GMM:
-        means = centers(jax.random.fold_in(key, i), x, k, init, metric)
-        return from_centers(rows, means, metric, prior, floor, identity=identity)
+        found = beginning(jax.random.fold_in(key, i), x, k, init, metric)
+        return from_beginning(rows, found, metric, prior, floor, k=k, identity=identity)
 
     def advance(gmm: GMM) -> tuple[GMM, Array]:
         step = em_step(gmm, rows, prior, floor)

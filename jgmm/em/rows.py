@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
 from jgmm.numerics.chunking import fold_chunks, sum_chunks
 from jgmm.numerics.pytree import pytree, zeros_of
@@ -40,8 +40,8 @@ class Rows(abc.ABC):
 
     @abc.abstractmethod
     def sum_with_state(
-        self, f: Callable[[Array, Array, Array], tuple[S, Array]], state: Float[Array, "k n"], chunk_size: int
-    ) -> tuple[S, Float[Array, "k n"]]:
+        self, f: Callable[[Array, Array, Array], tuple[S, Array]], state: Shaped[Array, "k n"], chunk_size: int
+    ) -> tuple[S, Shaped[Array, "k n"]]:
         """The same for an f(rows, weights, state) that knows something of every row, and returns it brought up to date:
         the sum, and the new state of all rows."""
 
@@ -76,8 +76,8 @@ class RowsInMemory(Rows):
         return sum_chunks(f, self.x, self.asked or chunk_size)
 
     def sum_with_state(
-        self, f: Callable[[Array, Array, Array], tuple[S, Array]], state: Float[Array, "k n"], chunk_size: int
-    ) -> tuple[S, Float[Array, "k n"]]:
+        self, f: Callable[[Array, Array, Array], tuple[S, Array]], state: Shaped[Array, "k n"], chunk_size: int
+    ) -> tuple[S, Shaped[Array, "k n"]]:
         def chunk(carry: tuple[S, Array], start: Array, part: Array, weight: Array) -> tuple[S, Array]:
             total, state = carry
             known = jax.lax.dynamic_slice_in_dim(state, start, part.shape[0], axis=1)

@@ -4,7 +4,7 @@
     m_step(gmm, statistics, prior, floor) -> GMM
 
 With a prior of strength 0 the objective is the mean log-likelihood; otherwise the mean log-posterior density of
-the parameters, Σ_n log p(x_n) / N + log p(Σ) / N, up to a constant. EM never lowers it.
+the parameters, Σ_n log p(x_n) / N + log p(μ, Σ) / N, up to a constant. EM never lowers it.
 """
 
 from collections.abc import Callable
@@ -14,12 +14,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from jgmm.covariance.base import Covariance, Distances
 from jgmm.covariance.prior import Floor, Prior
-from jgmm.em.initializers import nearest
-from jgmm.em.rows import Largest, Rows
+from jgmm.em.initializers import cluster_means, nearest
+from jgmm.em.rows import Rows
 from jgmm.em.screening import carried_over, log_joint_of_relevant, negligible
 from jgmm.em.statistics import Statistics, collect
 from jgmm.mixture import GMM, log_joint
@@ -73,17 +73,30 @@ def chunk_size(k: int) -> int:
 def m_step(gmm: GMM, statistics: Statistics, prior: Prior, floor: Floor) -> GMM:
     """The mixture that maximizes the expected log-posterior given the statistics taken about `gmm`."""
     counts = statistics.counts
-    shift = statistics.first / jnp.maximum(counts, jnp.finfo(counts.dtype).tiny)[:, None]
-    # Moments were taken about the old means; moving the centers by δ_k takes n_k δ_k δ_kᵀ away.
-    taken = gmm.covariance.moments(shift, jnp.diag(counts), jnp.zeros_like(shift))
-    covariance = gmm.covariance.update(statistics.second - taken, counts, prior, floor)
+    tiny = jnp.finfo(counts.dtype).tiny
+    from_prior = jnp.broadcast_to(prior.mean, gmm.means.shape) - gmm.means
+    to_mean = statistics.first / jnp.maximum(counts, tiny)[:, None]
+    pulled = statistics.first + prior.mean_strength * from_prior
+    shift = pulled / jnp.maximum(counts + prior.mean_strength, tiny)[:, None]
+    # Moments were taken about the old means. Those about x̄_k, δ_k from there, are less by n_k δ_k δ_kᵀ; those about μ_k
+    # are more than these by n_k (x̄_k − μ_k)(x̄_k − μ_k)ᵀ, and the prior adds the like of its mean.
+    zero = jnp.zeros_like(shift)
+    taken = gmm.covariance.moments(to_mean, jnp.diag(counts), zero)
+    apart = jnp.concatenate([to_mean - shift, from_prior - shift])
+    weights = jnp.concatenate([jnp.diag(counts), jnp.diag(jnp.full_like(counts, prior.mean_strength))])
+    added = gmm.covariance.moments(apart, weights, zero)
+    covariance = gmm.covariance.update(statistics.second - taken + added, counts, prior, floor)
     return GMM(jnp.log(counts) - jnp.log(counts.sum()), gmm.means + shift, covariance)
 
 
 def log_prior(gmm: GMM, prior: Prior) -> Float[Array, ""]:
-    """log p(Σ) up to a constant: −(strength / 2) Σ_k [log |Σ_k| + variance · tr Σ_k⁻¹] (`Prior`)."""
-    penalty = gmm.covariance.log_det() + prior.variance * gmm.covariance.inverse_trace()
-    return -0.5 * prior.strength * penalty.sum()
+    """Σ_k log p(μ_k, Σ_k) up to a constant (`Prior`)."""
+    inverse = gmm.covariance.inverse_diagonal()
+    ratio = prior.variances(*inverse.shape) * inverse
+    spread = gmm.covariance.log_det() + (ratio - jnp.log(prior.variances(*inverse.shape))).sum(axis=1)
+    mean = jnp.broadcast_to(prior.mean, (1, gmm.d)).astype(gmm.means.dtype)
+    off = gmm.covariance.squared_mahalanobis(gmm.means)(mean)
+    return -0.5 * (prior.strength * spread.sum() + prior.mean_strength * off.sum())
 
 
 class Step(NamedTuple):
@@ -125,7 +138,7 @@ def em_step(
 
 @partial(jax.jit, static_argnames="with_prior")
 def objective(gmm: GMM, rows: Rows, prior: Prior, *, with_prior: bool = True) -> tuple[CompensatedSum, Array]:
-    """Σ_n log p(x_n) and log p(Σ), whose sum EM never lowers."""
+    """Σ_n log p(x_n) and log p(μ, Σ), whose sum EM never lowers."""
     joint = log_joint(gmm)
 
     def chunk(x: Array, weight: Array) -> CompensatedSum:
@@ -135,7 +148,7 @@ def objective(gmm: GMM, rows: Rows, prior: Prior, *, with_prior: bool = True) ->
     return rows.sum(chunk, chunk_size(gmm.k)), log_prior(gmm, prior) if with_prior else jnp.zeros((), rows.dtype)
 
 
-def _m_step_of(blank: GMM, rows: Rows, r_of: Callable[[Array], Array], prior: Prior, floor: Floor) -> GMM:
+def m_step_of(blank: GMM, rows: Rows, r_of: Callable[[Array], Array], prior: Prior, floor: Floor) -> GMM:
     """The M-step for the responsibilities r_of(x), in the covariance family of `blank` and about its means."""
 
     def chunk(x: Array, weight: Array) -> Statistics:
@@ -162,7 +175,49 @@ def from_centers(
     # Behind the barrier XLA does not try to do at compile time what depends on the identity alone.
     blank = GMM(jnp.zeros(k, rows.dtype), means, jax.lax.optimization_barrier(identity(k, d, rows.dtype)))
     label_of = nearest(means, metric)
-    return _m_step_of(blank, rows, lambda x: jax.nn.one_hot(label_of(x)[0], k, dtype=x.dtype), prior, floor)
+    return m_step_of(blank, rows, lambda x: jax.nn.one_hot(label_of(x)[0], k, dtype=x.dtype), prior, floor)
+
+
+@partial(jax.jit, static_argnames=("k", "identity"))
+def from_clusters(
+    rows: Rows,
+    clusters: Int[Array, " n"],
+    prior: Prior,
+    floor: Floor,
+    *,
+    k: int,
+    identity: Callable[..., Covariance],
+) -> GMM:
+    """A mixture from the cluster of every row, by one M-step; `identity` as for `from_centers`."""
+    means = cluster_means(rows, clusters, k=k)
+    blank = GMM(
+        jnp.full(k, -jnp.log(k), rows.dtype),
+        means,
+        jax.lax.optimization_barrier(identity(k, means.shape[1], rows.dtype)),
+    )
+
+    def chunk(x: Array, weight: Array, cluster: Array) -> tuple[Statistics, Array]:
+        r = jax.nn.one_hot(cluster[0], k, dtype=x.dtype) * weight[:, None]
+        return collect(blank, x, r, jnp.zeros_like(weight), jnp.zeros((), x.dtype)), cluster
+
+    statistics, _ = rows.sum_with_state(chunk, clusters[None], chunk_size(k))
+    return m_step(blank, statistics, prior, floor)
+
+
+def from_beginning(
+    rows: Rows,
+    found: Array,
+    metric: Float[Array, " d"],
+    prior: Prior,
+    floor: Floor,
+    *,
+    k: int,
+    identity: Callable[..., Covariance],
+) -> GMM:
+    """A mixture from what an initializer has found (`jgmm.em.initializers.beginning`)."""
+    if found.ndim == 1:
+        return from_clusters(rows, found, prior, floor, k=k, identity=identity)
+    return from_centers(rows, found, metric, prior, floor, identity=identity)
 
 
 @partial(jax.jit, static_argnames="identity")
@@ -170,29 +225,4 @@ def in_family(gmm: GMM, rows: Rows, prior: Prior, floor: Floor, *, identity: Cal
     """The M-step in another covariance family, with the responsibilities of `gmm`."""
     joint = log_joint(gmm)
     blank = replace(gmm, covariance=identity(gmm.k, gmm.d, rows.dtype))
-    return _m_step_of(blank, rows, lambda x: jax.nn.softmax(map_chunks(joint, x), axis=1), prior, floor)
-
-
-@jax.jit
-def revive(gmm: GMM, rows: Rows, counts: Float[Array, " k"]) -> GMM:
-    """Move every dead component to one of the rows the mixture explains worst.
-
-    It takes the covariance of the component that row belongs to, and the weight of one row.
-    """
-    joint = log_joint(gmm)
-
-    def chunk(x: Array, weight: Array) -> Largest:
-        log_p = map_chunks(joint, x)
-        return Largest.of(gmm.k, -jax.nn.logsumexp(log_p, axis=1), weight, x, jnp.argmax(log_p, axis=1))
-
-    dead = counts < DEAD
-    row, parent = rows.sum(chunk, chunk_size(gmm.k)).nth(jnp.cumsum(dead) - 1)
-
-    def adopt(leaf: Array) -> Array:
-        if leaf.shape[0] != gmm.k:
-            return leaf
-        return jnp.where(dead.reshape(-1, *[1] * (leaf.ndim - 1)), leaf[parent], leaf)
-
-    weights = jnp.where(dead, 1 / rows.shape[0], gmm.weights)
-    means = jnp.where(dead[:, None], row, gmm.means)
-    return GMM(jnp.log(weights / weights.sum()), means, jax.tree.map(adopt, gmm.covariance))
+    return m_step_of(blank, rows, lambda x: jax.nn.softmax(map_chunks(joint, x), axis=1), prior, floor)

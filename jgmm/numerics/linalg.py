@@ -9,15 +9,27 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 BLOCK = 8
+SUBSPACE_ITERATIONS = 4
 
 
 def matmul(a: Array, b: Array) -> Array:
     """a @ b in the precision of the surrounding `jax.default_matmul_precision`, by default the highest."""
     config: Any = jax.config  # its options are attributes made at run time
     return jnp.matmul(a, b, precision=config.jax_default_matmul_precision or "highest")
+
+
+def principal_directions(key: PRNGKeyArray, x: Float[Array, "n d"], q: int) -> Float[Array, "d q"]:
+    """Orthonormal columns that span nearly what the q leading right singular vectors of x do, by subspace iteration
+    from a random start (Halko, Martinsson and Tropp, Finding structure with randomness, 2011, algorithm 4.4)."""
+
+    def improve(_: Array, span: Array) -> Array:
+        return jnp.linalg.qr(matmul(x.T, matmul(x, span)))[0]
+
+    start = jnp.linalg.qr(jax.random.normal(key, (x.shape[1], q), x.dtype))[0]
+    return jax.lax.fori_loop(0, SUBSPACE_ITERATIONS, improve, start)
 
 
 def grouped_matvec(

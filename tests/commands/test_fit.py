@@ -43,7 +43,8 @@ def digits_run(tmp_path_factory):
 def test_a_run_folder_holds_everything(digits_run):
     names = {p.name for p in digits_run.iterdir()}
     pictures = {"means.png", "samples.png", "spectrum.png", "likelihood.png"}
-    assert names == {"config.json", "metrics.jsonl", "params", "log_prob_train.npy"} | pictures
+    prior = {"prior_mean.npy", "prior_variance.npy"}
+    assert names == {"config.json", "metrics.jsonl", "params", "log_prob_train.npy"} | prior | pictures
     for name in pictures:
         assert imread(digits_run / name).std() > 0.05
     config = json.loads((digits_run / "config.json").read_text())
@@ -91,7 +92,7 @@ def test_the_reference_names_and_maximum_likelihood_equal_scikit_learn(tmp_path)
     ]
     args += ["--data_root", tmp_path, "--n_stat_samples", 500, "--batch_size", 128, "--random_state", 7]
     args += ["--dataset", "digits", "--prior-strength", 0, "--dtype", "float64", "--reg-covar", 1e-3]
-    args += ["--tol", 0, "--init", "random", "--max-iter"]
+    args += ["--tol", 0, "--init", "random", "--no-dequantize", "--min-count", 0, "--max-iter"]
     assert run(fit.main, *args, 1) == 0
     jax.config.update("jax_enable_x64", True)
     try:
@@ -116,16 +117,16 @@ def test_own_vectors_mirror_images_and_starting_from_a_run(digits_run, tmp_path,
     assert run(fit.main, *SMALL, *options, "--out", tmp_path / "mirrored") == 0
     assert read_config(tmp_path / "mirrored")["data"]["train_examples"] == 2 * 1797
     ours, theirs = jgmm.load(tmp_path / "mirrored"), jgmm.load(digits_run)
-    np.testing.assert_array_equal(ours.encoder.components, theirs.encoder.components)
+    np.testing.assert_array_equal(ours.encoder.whiten, theirs.encoder.whiten)
 
 
 @pytest.mark.slow
 def test_dequantized_fits_code_better(digits_run, tmp_path):
     """Bits per dimension suppose the noise; a fit that has seen it cannot do worse on the images it was fitted to."""
-    assert run(fit.main, *SMALL, "--holdout", "0.1", "--dequantize", "--out", tmp_path / "run") == 0
-    bits = [read_config(p)["summary"]["bits_per_dim_train"] for p in (tmp_path / "run", digits_run)]
-    assert bits[0] < bits[1]
-    assert jgmm.load(tmp_path / "run").encoder.n_codes == 64  # the noise fills the constant pixels
+    assert run(fit.main, *SMALL, "--holdout", "0.1", "--no-dequantize", "--out", tmp_path / "run") == 0
+    bits = [read_config(p)["summary"]["bits_per_dim_held_out"] for p in (tmp_path / "run", digits_run)]
+    assert bits[1] < bits[0]
+    assert jgmm.load(digits_run).encoder.n_codes == 64  # the noise fills the constant pixels
 
 
 @pytest.mark.slow
@@ -220,8 +221,14 @@ def test_bad_data_and_folders_are_refused(capsys, tmp_path, digits_run):
     flat = tmp_path / "flat.npy"
     np.save(flat, np.random.default_rng(0).normal(size=(20, 2)))
     assert "mirror images" in refused(capsys, "--data", flat, "--k", 2, "--augmentation", "--out", tmp_path / "c")
-    assert "8-bit" in refused(capsys, "--data", flat, "--k", 2, "--dequantize", "--out", tmp_path / "d")
-    assert not any((tmp_path / name).exists() for name in "abcdef")
+    local = refused(capsys, "--data", flat, "--k", 2, "--basis", "haar", "--out", tmp_path / "d")
+    assert "a local basis is one of images" in local
+    tiles = refused(capsys, *SMALL, "--basis", "cosine", "--block", 3, "--out", tmp_path / "e")
+    assert "blocks of 3x3 do not tile images of 8x8: choose one of 1, 2, 4, 8" in tiles
+    assert "name one with --basis" in refused(capsys, *SMALL, "--basis", "pca", "--block", 2, "--out", tmp_path / "f")
+    bare = refused(capsys, *SMALL, "--basis", "zca", "--n-pca", "none", "--out", tmp_path / "g")
+    assert "--basis zca turns the principal components" in bare
+    assert not any((tmp_path / name).exists() for name in "abcdefg")
 
 
 def test_no_data_and_no_network_names_three_remedies(capsys, tmp_path, monkeypatch):

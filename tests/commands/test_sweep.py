@@ -18,7 +18,7 @@ from jgmm.em.loop import run_em
 from jgmm.em.restarts import best_of, fits
 from jgmm.metrics.information import aic, bic
 
-SMALL = ["--dataset", "digits", "--n-pca", "6", "--max-iter", "15"]
+SMALL = ["--dataset", "digits", "--n-pca", "6", "--max-iter", "15", "--no-dequantize"]
 
 
 @pytest.fixture(scope="module")

@@ -68,3 +68,25 @@ def test_empty_clusters_and_duplicated_rows():
 def test_an_unknown_initializer_is_refused(x):
     with pytest.raises(InputError, match="Did you mean 'kmeans'"):
         init.centers(jax.random.key(0), x, 3, "kmean")
+
+
+def test_log_energies_tell_clusters_apart_that_differ_in_spread_alone(rng):
+    pattern = np.exp(np.where(np.arange(64) < 32, 1, -1) * 0.7)
+    label = np.arange(600) % 2
+    x = jnp.asarray(rng.normal(size=(600, 64)) * np.where(label[:, None] == 0, pattern, 1 / pattern), jnp.float32)
+    found = np.asarray(init.beginning(jax.random.key(0), x, 2, "log-energy"))
+    assert max((found == label).mean(), (found != label).mean()) > 0.98
+    means = init.centers(jax.random.key(0), x, 2, "log-energy")
+    np.testing.assert_allclose(means[found[0]], x[found == found[0]].mean(axis=0), atol=1e-5)
+
+
+def test_what_an_initializer_returns_is_checked(x):
+    def returns(value):
+        return lambda key, x, k, metric: value
+
+    labels = jnp.arange(len(x)) % 3
+    np.testing.assert_array_equal(init.beginning(jax.random.key(0), x, 3, returns(labels)), labels)
+    with pytest.raises(InputError, match="clusters from 0 to 1"):
+        init.beginning(jax.random.key(0), x, 2, returns(labels))
+    with pytest.raises(InputError, match=r"centers of shape \(3, 64\), or the cluster of each of the 1797 rows"):
+        init.beginning(jax.random.key(0), x, 3, returns(jnp.zeros((3, 2))))
