@@ -4,22 +4,25 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
 from jgmm.commands.inputs import Data
 from jgmm.commands.progress import CompileClock, peak_memory_gib
 from jgmm.data import Images, rescale
+from jgmm.data.images import is_image
 from jgmm.em.loop import EMState
 from jgmm.encoder.base import decode_means
 from jgmm.encoder.pca import Spectrum
 from jgmm.figures import fits, images
 from jgmm.metrics.likelihood import bits_per_dim, log_probs
-from jgmm.source import Source
+from jgmm.source import Source, normalize, pixel_moments
 
 # Streams of random numbers, folded into the key of the summary.
-DEQUANTIZATION, PICTURES = range(2)
-SHOWN = 100
+DEQUANTIZATION, PICTURES, COMPONENTS = range(3)
+# Images shown of all draws, components that are shown, and draws of each.
+SHOWN, ROWS, DRAWS = 100, 20, 6
 
 
 def summarize(
@@ -64,18 +67,35 @@ def draw_pictures(
     converged: bool,
 ) -> list[Path]:
     """The pictures of a run, in its folder."""
-    means = decode_means(source.encoder, source.gmm)
     pixels = np.asarray(source.to_pixels(source.sample(jax.random.fold_in(key, PICTURES), SHOWN)))
     chosen = np.random.default_rng(0).choice(len(train), min(SHOWN, len(train)), replace=False)
     shown = rescale(train.pixels[chosen])
-    paths = [folder / f"{name}.png" for name in ("means", "samples", "likelihood", "spectrum")]
-    images.component_means(paths[0], np.asarray(means).reshape(-1, *train.shape), np.asarray(source.gmm.weights))
+    paths = [folder / f"{name}.png" for name in ("components", "samples", "likelihood", "spectrum")]
+    draw_components(paths[0], jax.random.fold_in(key, COMPONENTS), source)
     images.samples_beside_data(paths[1], pixels, shown)
     fits.likelihood(paths[2], history, converged)
     if spectrum is None:
         return paths[:3]
     fits.spectrum(paths[3], spectrum.variances, spectrum.n_codes)
     return paths
+
+
+def draw_components(path: Path, key: Array, source: Source) -> None:
+    """A picture of the heaviest components: images with what they vary in and draws, vectors by their means."""
+    gmm, weights = source.gmm, np.asarray(source.gmm.weights)
+    order = np.argsort(-weights)
+    means = np.asarray(decode_means(source.encoder, gmm)).reshape(-1, *source.shape)
+    if not is_image(source.shape):
+        images.component_means(path, means.reshape(gmm.k, -1)[order[:SHOWN]])
+        return
+    order = order[:ROWS]
+    _, everywhere = pixel_moments(normalize(source, "none"))
+    variance = np.broadcast_to(source.encoder.image_variance(gmm.covariance), (gmm.k, means[0].size))
+    relative = np.sqrt(variance.reshape(-1, *source.shape) / np.asarray(everywhere)[None])
+    keys = jax.random.split(key, len(order))
+    draws = jax.vmap(lambda key, k: source.sample(key, DRAWS, component=k))(keys, jnp.asarray(order))
+    pixels = np.asarray(source.to_pixels(draws))
+    images.components(path, means[order], relative[order], pixels, weights[order], gmm.k)
 
 
 def show(summary: dict[str, Any], folder: Path, pictures: list[Path]) -> None:

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jgmm.errors import check, check_number, short
-from jgmm.numerics.arguments import is_traced
+from jgmm.numerics.arguments import as_floats, is_traced
+from jgmm.numerics.typing import ArrayLike
 
 Number = Float[Array, ""] | float
 
@@ -41,9 +42,9 @@ class Prior:
     """
 
     strength: Number = 0.0
-    variance: Float[Array, "..."] | float = 1.0
+    variance: ArrayLike = 1.0
     mean_strength: Number = 0.0
-    mean: Float[Array, "..."] | float = 0.0
+    mean: ArrayLike = 0.0
 
     def variances(self, k: int, d: int) -> Float[Array, "k d"]:
         """The variances believed in, of k covariances: the mean over components where they share one."""
@@ -84,10 +85,9 @@ def as_arrays(prior: Any, floor: Any, dtype: Any) -> tuple[Prior, Floor]:
     prior, floor = Prior() if prior is None else prior, Floor() if floor is None else floor
     check(isinstance(prior, Prior), f"prior must be a jgmm.Prior(strength=..., variance=...), got {short(prior)}.")
     check(isinstance(floor, Floor), f"floor must be a jgmm.Floor(absolute=..., relative=...), got {short(floor)}.")
-    for name, value in {**vars(prior), **vars(floor)}.items():
-        if value is not None and not is_traced(value):
-            _check(name, value)
-    return jax.tree.map(lambda v: jnp.asarray(v, dtype), (prior, floor))
+    of_prior = {name: _as_array(name, value, dtype) for name, value in vars(prior).items()}
+    of_floor = {name: _as_array(name, value, dtype) for name, value in vars(floor).items() if value is not None}
+    return Prior(**of_prior), Floor(**of_floor)
 
 
 def around_data(x: Float[Array, "n d"], strength: float | None = None) -> Prior:
@@ -95,12 +95,12 @@ def around_data(x: Float[Array, "n d"], strength: float | None = None) -> Prior:
     return Prior(strength=1.0 if strength is None else strength, variance=float(x.var(axis=0).mean()))
 
 
-def _check(name: str, value: Any) -> None:
-    if name == "mean":
-        check(bool(jnp.isfinite(jnp.asarray(value)).all()), "the mean of the prior must be finite.")
-    elif name == "variance" and jnp.ndim(value) > 0:
-        check(
-            bool((jnp.isfinite(value) & (value > 0)).all()), "the variances of the prior must be positive and finite."
-        )
-    else:
-        check_number(name, value, least=0, open_ends=name == "variance")
+def _as_array(name: str, value: Any, dtype: Any) -> Array:
+    if is_traced(value):
+        return jnp.asarray(value, dtype)
+    if name not in ("variance", "mean"):
+        check_number(name, value, least=0)
+    array = as_floats(name, value)
+    positive = name != "variance" or bool((array > 0).all())
+    check(positive, f"the variance that a prior believes in must be above 0, got {short(value)}.")
+    return jnp.asarray(array, dtype)

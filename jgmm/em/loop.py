@@ -16,7 +16,7 @@ from jgmm.em.relocation import revive, split
 from jgmm.em.rows import RowsInMemory
 from jgmm.em.screening import no_bounds
 from jgmm.em.steps import DEAD, Step, em_step, from_beginning, in_family, objective
-from jgmm.errors import InputError, check, check_count, check_number
+from jgmm.errors import InputError, check, check_count, check_number, short
 from jgmm.mixture import GMM
 
 # Iterations after which components that were moved are judged.
@@ -120,6 +120,7 @@ def run_em(
     # A prior that is learned needs a mixture first, in which a cluster of one row has a variance.
     first = Prior(strength=1.0, variance=x.var(axis=0).mean()) if callable(prior) else prior
     first, floor = as_arrays(first, floor, x.dtype)
+    _check_prior(first, k, x.shape[1])
     task = _Task(RowsInMemory(x, chunk_size), floor, tol, min_count)
     weights = jnp.ones(x.shape[1], x.dtype) if metric is None else jnp.asarray(metric, x.dtype)
 
@@ -249,6 +250,15 @@ def check_lengths(max_iter: Any, n_init: Any, tol: Any, chunk_size: Any) -> None
     check_number("tol", tol, least=0)
     if chunk_size is not None:
         check_count("chunk_size", chunk_size)
+
+
+def _check_prior(prior: Prior, k: int, d: int) -> None:
+    for name, value, shape in (("variance", prior.variance, (k, d)), ("mean", prior.mean, (d,))):
+        try:
+            fits = np.broadcast_shapes(jnp.shape(value), shape) == shape
+        except ValueError:
+            fits = False
+        check(fits, f"the {name} of the prior must broadcast to {shape}, got {short(value)}.")
 
 
 def _check(x: Array, k: int, start: GMM | None) -> None:

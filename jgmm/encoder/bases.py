@@ -5,8 +5,8 @@ says how strong each wave is; on axes that live in one place it says where an im
 Whitened codes may be turned to any orthonormal axes at no cost: log |det| stays as it is.
 
 A basis is a function atoms(block) -> [block², block²], the orthonormal patterns of one square block in rows, or None
-for principal axes; `jgmm.registry.BASES` names them. An image is tiled with blocks, and its channels have a basis of their
-own: opponent colors for three, cosines for any other number.
+for principal axes; `jgmm.registry.BASES` names them. An image is tiled with blocks, and its channels have a basis of
+their own: opponent colors for three, cosines for any other number.
 """
 
 import math

@@ -11,30 +11,37 @@ from jgmm.figures.style import BLUE, GRAY, MOST, show_image, styled, tile
 
 
 @styled
-def component_means(path: Path, means: np.ndarray, weights: np.ndarray) -> None:
-    """The component means in pixels, heaviest first, each with its weight; plain vectors as rows of a heat map.
+def components(
+    path: Path, means: np.ndarray, deviations: np.ndarray, draws: np.ndarray, weights: np.ndarray, k: int
+) -> None:
+    """What components are, a row each: the mean, where it varies (the deviation of every pixel beside that of all
+    images: gray if both are equal, white if it is 1.4 times as large or more), and draws.
 
-    means: [K, H, W, C] in [-1, 1], or [K, D]. weights: [K], summing to one.
+    means, deviations: [S, H, W, C] in [-1, 1], and as multiples of the deviations of all images.
+    draws: [S, M, H, W, C]. weights: [S] of these components. k: the number of all.
     """
-    order = np.argsort(-weights)[:MOST]
-    if not is_image(means.shape[1:]):
-        figure = Figure(figsize=(6, 0.8 + 0.08 * len(order)))
-        axes = figure.subplots()
-        image = axes.imshow(means[order].reshape(len(order), -1), aspect="auto", cmap="viridis")
-        axes.set(xlabel="feature", ylabel="component, heaviest first", title="Component means")
-        figure.colorbar(image)
-        figure.savefig(path)
-        return
-    columns = min(10, len(order))
-    rows = -(-len(order) // columns)
-    figure = Figure(figsize=(0.75 * columns, 0.9 * rows + 0.5), layout="constrained")
-    shown = f", the {len(order)} heaviest" if len(order) < len(weights) else ""
-    figure.suptitle(f"Means and weights (%) of {len(weights)} components{shown}", fontsize=10)
-    for axes, k in zip(figure.subplots(rows, columns, squeeze=False).flat, order, strict=False):
-        show_image(axes, np.clip(means[k] / 2 + 0.5, 0, 1))
-        axes.set_title(f"{100 * weights[k]:.2g}", fontsize=7, pad=1.5)
-    for axes in figure.axes[len(order) :]:
-        axes.axis("off")
+    maps = np.broadcast_to(2 * np.log2(deviations.mean(axis=-1, keepdims=True)), means.shape)
+    rows = np.concatenate([means[:, None], maps[:, None], draws], axis=1)  # (S, 2 + M, H, W, C)
+    halves = np.array_split(np.arange(len(rows)), 2 if len(rows) > 1 else 1)
+    figure = Figure(figsize=(9.6, 0.58 * len(halves[0]) + 0.6), layout="constrained")
+    shown = f", the {len(rows)} heaviest of {k}" if len(rows) < k else ""
+    figure.suptitle(f"Components{shown}: weight (%), mean, where it varies, draws", fontsize=10)
+    for axes, half in zip(figure.subplots(1, len(halves), squeeze=False)[0], halves, strict=True):
+        show_image(axes, tile(rows[half].reshape(-1, *means.shape[1:]), rows.shape[1]))
+        height = means.shape[1] + 1
+        for i, weight in enumerate(weights[half]):
+            axes.text(-2, (i + 0.5) * height, f"{100 * weight:.2g}", fontsize=7, ha="right", va="center")
+    figure.savefig(path)
+
+
+@styled
+def component_means(path: Path, means: np.ndarray) -> None:
+    """The means [K, D] of components, as rows of a heat map."""
+    figure = Figure(figsize=(6, 0.8 + 0.08 * len(means)))
+    axes = figure.subplots()
+    image = axes.imshow(means, aspect="auto", cmap="viridis")
+    axes.set(xlabel="feature", ylabel="component, heaviest first", title="Component means")
+    figure.colorbar(image)
     figure.savefig(path)
 
 

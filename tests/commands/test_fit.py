@@ -42,7 +42,7 @@ def digits_run(tmp_path_factory):
 
 def test_a_run_folder_holds_everything(digits_run):
     names = {p.name for p in digits_run.iterdir()}
-    pictures = {"means.png", "samples.png", "spectrum.png", "likelihood.png"}
+    pictures = {"components.png", "samples.png", "spectrum.png", "likelihood.png"}
     prior = {"prior_mean.npy", "prior_variance.npy"}
     assert names == {"config.json", "metrics.jsonl", "params", "log_prob_train.npy"} | prior | pictures
     for name in pictures:

@@ -5,10 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jgmm
 from jgmm.covariance.diag import Diag
 from jgmm.covariance.prior import Prior
 from jgmm.em.hierarchy import hierarchical, learned_from
 from jgmm.em.loop import run_em
+from jgmm.errors import InputError
 from jgmm.mixture import GMM
 
 K, D, N = 60, 200, 400
@@ -77,3 +79,20 @@ def test_held_out_rows_gain_and_the_objective_never_falls(profiles, rng):
     assert np.diff(learned.history).min() > -1e-3
     gain = float(learned.gmm.log_prob(held_out).mean() - plain.gmm.log_prob(held_out).mean())
     assert gain > 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"variance": [1.0, 2.0]}, r"variance of the prior must broadcast to \(2, 3\)"),
+        ({"mean": np.zeros(4)}, r"mean of the prior must broadcast to \(3,\)"),
+        ({"variance": -1.0}, "must be above 0"),
+        ({"variance": "wide"}, "variance must be numbers"),
+        ({"mean_strength": -1.0}, "mean_strength must be at least 0"),
+        ({"mean": [0.0, np.nan, 0.0]}, "mean must be finite"),
+    ],
+)
+def test_a_prior_that_does_not_fit_is_refused(options, message, rng):
+    x = jnp.asarray(rng.normal(size=(20, 3)), jnp.float32)
+    with pytest.raises(InputError, match=message):
+        run_em(jax.random.key(0), x, k=2, prior=jgmm.Prior(**{"strength": 1.0, **options}))

@@ -37,5 +37,5 @@ def test_drawing_leaves_the_settings_of_matplotlib_alone(rng, tmp_path):
 
 def test_vectors_are_drawn_as_points(rng, tmp_path):
     images.samples_beside_data(tmp_path / "samples.png", rng.normal(size=(20, 3)), rng.normal(size=(30, 3)))
-    images.component_means(tmp_path / "means.png", rng.normal(size=(4, 3)), np.full(4, 0.25))
+    images.component_means(tmp_path / "means.png", rng.normal(size=(4, 3)))
     assert all(imread(tmp_path / f"{name}.png").std() > 0.02 for name in ("samples", "means"))
