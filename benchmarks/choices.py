@@ -32,15 +32,12 @@ FITS = (
     (100, BEFORE),
     (100, "--basis pca"),
     (100, "--basis zca"),
-    (100, "--basis haar"),
-    (100, "--block 4"),
     (100, "--init kmeans"),
     (100, "--prior-strength 0"),
     (100, "--no-dequantize"),
     (10, ""),
     (400, ""),
     (400, "--prior-strength 0"),
-    (400, "--min-count 0"),
     (1000, ""),
 )
 # The least share of held-out images that a component should be the likeliest of.
