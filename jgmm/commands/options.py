@@ -169,13 +169,8 @@ class Options(Common, _Mixture):
     def from_json(cls, values: dict[str, Any]) -> "Options":
         """The inverse of `to_json`."""
         paths = ("out", "data", "data_dir", "init_from")
-        values = {
-            "pixels": "raw",
-            "basis": "pca",
-            "prior": "data",
-            "min_count": 0.0,
-            **values,
-        }  # as versions before these options took them
+        before: dict[str, Any] = {"pixels": "raw", "basis": "pca", "prior": "data", "min_count": 0.0}
+        values = before | values  # versions before these options did as they say
         typed: dict[str, Any] = {n: Path(v) if n in paths and v is not None else v for n, v in values.items()}
         return cls(**typed)
 

@@ -72,6 +72,7 @@ class _Task:
     floor: Floor
     tol: float
     min_count: float
+    learns: bool
 
     def objective(self, gmm: GMM, prior: Prior) -> float:
         """Of the whole data, mean nats a row."""
@@ -121,7 +122,7 @@ def run_em(
     first = Prior(strength=1.0, variance=x.var(axis=0).mean()) if callable(prior) else prior
     first, floor = as_arrays(first, floor, x.dtype)
     _check_prior(first, k, x.shape[1])
-    task = _Task(RowsInMemory(x, chunk_size), floor, tol, min_count)
+    task = _Task(RowsInMemory(x, chunk_size), floor, tol, min_count, learns=callable(prior))
     weights = jnp.ones(x.shape[1], x.dtype) if metric is None else jnp.asarray(metric, x.dtype)
 
     def begin(restart: int, best: EMState | None = None) -> EMState:
@@ -202,12 +203,12 @@ def _halves(task: _Task, state: EMState, step: Step) -> _Place:
     """Small components given up for halves of large ones; it takes a few iterations to see whether that helps."""
     small = np.asarray(step.counts) < task.min_count
     moved = int(small.sum())
-    if state.settled or moved == 0:
+    if state.settled or moved == 0 or 2 * moved > len(small):
         return _Place(0, step.gmm, state.prior, state.settled)
     gmm, prior = split(step.gmm, task.rows, step.counts, jnp.asarray(small), state.prior, task.floor)
     for _ in range(TRIAL):
         gmm = em_step(gmm, task.rows, prior, task.floor, with_prior=_says_something(prior)).gmm
-    helps = 2 * moved <= len(small) and task.objective(gmm, prior) > task.objective(step.gmm, state.prior)
+    helps = task.objective(gmm, prior) > task.objective(step.gmm, state.prior)
     return _Place(moved if helps else 0, gmm, prior, settled=not helps)
 
 
@@ -216,7 +217,9 @@ def _better(task: _Task, state: EMState) -> EMState:
     parameters = jax.tree.leaves((state.gmm.means, state.gmm.covariance))
     _check_finite(all(bool(jnp.isfinite(p).all()) for p in parameters), task.rows.dtype)
     best = state.best
-    if best is None or state.history[-1] > best.history[-1]:
+    # Objectives under priors that were learned from different starts are not to be compared.
+    values = "log_likelihoods" if task.learns else "history"
+    if best is None or getattr(state, values)[-1] > getattr(best, values)[-1]:
         return replace(state, best=None, bounds=None)
     return best
 
