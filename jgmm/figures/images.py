@@ -14,13 +14,14 @@ from jgmm.figures.style import BLUE, GRAY, MOST, show_image, styled, tile
 def components(
     path: Path, means: np.ndarray, deviations: np.ndarray, draws: np.ndarray, weights: np.ndarray, k: int
 ) -> None:
-    """What components are, a row each: the mean, where it varies (the deviation of every pixel beside that of all
-    images: gray if both are equal, white if it is 1.4 times as large or more), and draws.
+    """What components are, a row each: the mean, where it varies (the deviation of every pixel as a share of that of all
+    images: gray where it is that of the component's other pixels, white where it is 1.4 times that or more), and draws.
 
     means, deviations: [S, H, W, C] in [-1, 1], and as multiples of the deviations of all images.
     draws: [S, M, H, W, C]. weights: [S] of these components. k: the number of all.
     """
-    maps = np.broadcast_to(2 * np.log2(deviations.mean(axis=-1, keepdims=True)), means.shape)
+    shares = np.log2(deviations.mean(axis=-1, keepdims=True))
+    maps = np.broadcast_to(2 * (shares - shares.mean(axis=(1, 2), keepdims=True)), means.shape)
     rows = np.concatenate([means[:, None], maps[:, None], draws], axis=1)  # (S, 2 + M, H, W, C)
     halves = np.array_split(np.arange(len(rows)), 2 if len(rows) > 1 else 1)
     figure = Figure(figsize=(9.6, 0.58 * len(halves[0]) + 0.6), layout="constrained")
