@@ -14,8 +14,8 @@ from jgmm.figures.style import BLUE, GRAY, MOST, show_image, styled, tile
 def components(
     path: Path, means: np.ndarray, deviations: np.ndarray, draws: np.ndarray, weights: np.ndarray, k: int
 ) -> None:
-    """What components are, a row each: the mean, where it varies (the deviation of every pixel as a share of that of all
-    images: gray where it is that of the component's other pixels, white where it is 1.4 times that or more), and draws.
+    """What components are, a row each: the mean, where it varies (the deviation of every pixel as a share of that of
+    all images: gray where it is as elsewhere in the component, white where it is 1.4 times that or more), and draws.
 
     means, deviations: [S, H, W, C] in [-1, 1], and as multiples of the deviations of all images.
     draws: [S, M, H, W, C]. weights: [S] of these components. k: the number of all.
