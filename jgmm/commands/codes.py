@@ -117,10 +117,9 @@ def say_what_varies(options: Common, train: Codes, held_out: Images | None) -> N
 
 def em_options(options: Common, codes: Codes) -> dict[str, Any]:
     """What `jgmm.em.loop.run_em` is asked for, whatever the mixture."""
-    local = isinstance(codes.encoder, RotatedPCA)
     strength = options.prior_strength
     return {
-        "init": ("log-energy" if local else "kmeans") if options.init == "auto" else options.init,
+        "init": codes.encoder.initializer if options.init == "auto" else options.init,
         "metric": codes.encoder.code_variances(),
         "n_init": options.n_init,
         "max_iter": options.max_iter,

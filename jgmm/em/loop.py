@@ -46,7 +46,7 @@ class EMState:
 
     gmm: GMM
     bounds: Float[Array, "k n"] | None = None
-    prior: Prior = field(default_factory=lambda: Prior())
+    prior: Prior = field(default_factory=Prior)
     restart: int = 0
     history: list[float] = field(default_factory=list)
     log_likelihoods: list[float] = field(default_factory=list)

@@ -92,8 +92,8 @@ def m_step(gmm: GMM, statistics: Statistics, prior: Prior, floor: Floor) -> GMM:
 def log_prior(gmm: GMM, prior: Prior) -> Float[Array, ""]:
     """Σ_k log p(μ_k, Σ_k) up to a constant (`Prior`)."""
     inverse = gmm.covariance.inverse_diagonal()
-    ratio = prior.variances(*inverse.shape) * inverse
-    spread = gmm.covariance.log_det() + (ratio - jnp.log(prior.variances(*inverse.shape))).sum(axis=1)
+    believed = prior.variances(*inverse.shape)
+    spread = gmm.covariance.log_det() + (believed * inverse - jnp.log(believed)).sum(axis=1)
     mean = jnp.broadcast_to(prior.mean, (1, gmm.d)).astype(gmm.means.dtype)
     off = gmm.covariance.squared_mahalanobis(gmm.means)(mean)
     return -0.5 * (prior.strength * spread.sum() + prior.mean_strength * off.sum())
@@ -157,6 +157,13 @@ def m_step_of(blank: GMM, rows: Rows, r_of: Callable[[Array], Array], prior: Pri
     return m_step(blank, rows.sum(chunk, chunk_size(blank.k)), prior, floor)
 
 
+def _blank(rows: Rows, means: Float[Array, "k d"], identity: Callable[..., Covariance]) -> GMM:
+    """A mixture that says about which means, and in which family, moments are taken."""
+    k, d = means.shape
+    # Behind the barrier XLA does not try to do at compile time what depends on the identity alone.
+    return GMM(jnp.zeros(k, rows.dtype), means, jax.lax.optimization_barrier(identity(k, d, rows.dtype)))
+
+
 @partial(jax.jit, static_argnames="identity")
 def from_centers(
     rows: Rows,
@@ -171,10 +178,8 @@ def from_centers(
 
     identity(k, d, dtype) is that of a covariance family (`jgmm.covariance.base.identity_of`).
     """
-    k, d = means.shape
-    # Behind the barrier XLA does not try to do at compile time what depends on the identity alone.
-    blank = GMM(jnp.zeros(k, rows.dtype), means, jax.lax.optimization_barrier(identity(k, d, rows.dtype)))
-    label_of = nearest(means, metric)
+    k, label_of = means.shape[0], nearest(means, metric)
+    blank = _blank(rows, means, identity)
     return m_step_of(blank, rows, lambda x: jax.nn.one_hot(label_of(x)[0], k, dtype=x.dtype), prior, floor)
 
 
@@ -189,12 +194,7 @@ def from_clusters(
     identity: Callable[..., Covariance],
 ) -> GMM:
     """A mixture from the cluster of every row, by one M-step; `identity` as for `from_centers`."""
-    means = cluster_means(rows, clusters, k=k)
-    blank = GMM(
-        jnp.full(k, -jnp.log(k), rows.dtype),
-        means,
-        jax.lax.optimization_barrier(identity(k, means.shape[1], rows.dtype)),
-    )
+    blank = _blank(rows, cluster_means(rows, clusters, k=k), identity)
 
     def chunk(x: Array, weight: Array, cluster: Array) -> tuple[Statistics, Array]:
         r = jax.nn.one_hot(cluster[0], k, dtype=x.dtype) * weight[:, None]

@@ -22,6 +22,8 @@ class Encoder(abc.ABC):
 
     # What the encoder is called, in the registry and in checkpoints.
     name: ClassVar[str]
+    # The initializer that suits its codes, in `jgmm.registry.INITIALIZERS`.
+    initializer: ClassVar[str] = "kmeans"
 
     if TYPE_CHECKING:  # a field of some encoders, a property of others
 

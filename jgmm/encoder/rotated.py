@@ -43,6 +43,7 @@ class RotatedPCA(Encoder):
     n_codes: int = field(metadata={"static": True})
 
     name: ClassVar[str] = "rotated-pca"
+    initializer: ClassVar[str] = "log-energy"
 
     @classmethod
     def fit(cls, x: Float[Array, "n p"]) -> "RotatedPCA":
