@@ -11,10 +11,12 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from jgmm.covariance.base import Family, Scales, identity_of
 from jgmm.covariance.prior import Floor, Prior, as_arrays
-from jgmm.em.loop import EMState, check_enough, check_lengths, run_em
+from jgmm.em.loop import EMState, check_enough, check_lengths, check_prior, run_em
+from jgmm.em.small.families import Arithmetic
+from jgmm.em.small.loop import clustering_units, fit_small, small_arithmetic
 from jgmm.encoder.base import Encoder, encode_with_residual
 from jgmm.encoder.identity import Identity
-from jgmm.encoder.standardize import Standardize, robust
+from jgmm.encoder.standardize import Standardize, on_host, robust
 from jgmm.errors import InputError, check, check_count, short
 from jgmm.mixture import GMM, check_single
 from jgmm.numerics.arguments import as_floats, as_key, check_kind, is_traced
@@ -23,6 +25,10 @@ from jgmm.registry import ENCODERS
 
 # The share of a feature's spread that rounding to float32 may take.
 LOST = 0.01
+# Added to variances where no floor is asked for, in squared units of z.
+FLOOR = 1e-8
+# Encoders that leave a mixture of z one of x.
+FEATURE_BY_FEATURE = (robust, Standardize, Identity)
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,18 +74,21 @@ def fit_em(
     init: Any = "kmeans",
     n_init: int = 1,
     max_iter: int = 100,
-    tol: float = 1e-3,
+    tol: float = 1e-4,
     prior: Prior | None = None,
     floor: Floor | None = None,
     chunk_size: int | None = None,
     start: GMM | None = None,
-    callback: Callable[[EMState], None] = lambda state: None,
+    callback: Callable[[EMState], None] | None = None,
 ) -> EMFit:
     """Fit a mixture of k Gaussians to the rows of x by expectation-maximization.
 
     EM runs on z = encode(x), by default every feature in units of its own interquartile range, so that neither an
     outlier of 1e6 nor features of scale 1e-6 trouble float32; the result is a mixture of x again. `prior` and `floor`
     are in units of z. With encoder="identity" they are in those of x, as in scikit-learn.
+
+    A small table is fitted in NumPy and float64, since compiling would take longer than the fit, and its best start is
+    improved by moves: one component is given up and another one halved, where that raises the objective.
 
     Args:
         key: A JAX random key, or a seed; the same key, data and options give the same mixture.
@@ -91,11 +100,12 @@ def fit_em(
             "robust" or "standardize" would leave the family of the covariances they take one unit for all features
             (spherical), or none.
         init: Where EM starts: a name in `jgmm.registry.INITIALIZERS`, or a function (key, x, k, metric) -> centers.
-        n_init: The number of starts, of which the best is returned.
-        max_iter: The largest number of iterations of a start.
+        n_init: The number of starts, of which the best is returned. By turns they find clusters in the units of z, in
+            those of x, and in standard deviations.
+        max_iter: The largest number of iterations of a start; a move counts as one.
         tol: EM stops when the objective changes by less than this, in nats a row.
         prior: On the covariances; None is maximum likelihood.
-        floor: Of the variances; None is 1e-6, and what float32 needs besides.
+        floor: Of the variances; None is 1e-8, and for full matrices what the dtype of the arithmetic needs besides.
         chunk_size: Rows taken at a time; None chooses by K and D.
         start: A mixture of x to start from instead of clustering.
         callback: Called with the `EMState` at every start and after every iteration.
@@ -113,26 +123,29 @@ def fit_em(
     k = _number_of_components(k, start)
     check_enough(rows.shape[0], k)
     check_lengths(max_iter, n_init, tol, chunk_size)
-    check(callable(callback), f"callback must be a function of the state, got {short(callback)}.")
-    prior, floor = as_arrays(prior, floor, rows.dtype)
-    found = _encoder(encoder, _scales(covariance_type, start, k, rows), rows)
+    check(callback is None or callable(callback), f"callback must be a function of the state, got {short(callback)}.")
+    prior, floor = as_arrays(prior, Floor(absolute=FLOOR) if floor is None else floor, rows.dtype)
+    check_prior(prior, k, rows.shape[1])
+    scales = _scales(covariance_type, start, k, rows)
+    kind = encoder if isinstance(encoder, Encoder) else ENCODERS.resolve(encoder)
+    same: dict[str, Any] = {"k": k, "n_init": n_init, "max_iter": max_iter, "tol": tol, "prior": prior, "floor": floor}
+    same["callback"] = callback
+    arithmetic = small_arithmetic(rows.shape[0], rows.shape[1], k, covariance_type or "diag")
+    plain = start is None and chunk_size is None and init == "kmeans" and kind in FEATURE_BY_FEATURE
+    if plain and arithmetic is not None:
+        return _fit_small(key, rows, kind, scales, arithmetic, **same)
+    found = _encoder(kind, scales, rows)
     z, log_residual = encode_with_residual(found, rows)
     state = run_em(
         key,
         z,
-        k=k,
         covariance_type=covariance_type,
         init=init,
-        # Clusters are those of x where codes are turned, and of standardized features where they are not.
-        metric=None if isinstance(found, Standardize) else found.code_variances(),
-        n_init=n_init,
-        max_iter=max_iter,
-        tol=tol,
-        prior=prior,
-        floor=floor,
+        # Clusters are those of x where codes are turned.
+        metric=_metrics(z, found) if isinstance(found, Standardize) else found.code_variances(),
         chunk_size=chunk_size,
         start=None if start is None else _start(start, found, z),
-        callback=callback,
+        **same,
     )
     offset = float(found.log_det() + log_residual.mean()) if found.has_density else 0.0
     history = [objective + offset for objective in state.history]
@@ -140,6 +153,22 @@ def fit_em(
     if of_x is None:
         return EMFit(state.gmm, found, history, state.converged)
     return EMFit(of_x, Identity(of_x.d), history, state.converged)
+
+
+def _fit_small(
+    key: PRNGKeyArray, rows: Float[Array, "n d"], kind: Any, scales: set[Scales], arithmetic: Arithmetic, **options: Any
+) -> EMFit:
+    """`fit_em` in NumPy, with nothing compiled."""
+    x = np.asarray(rows, np.float64)
+    middle, scale = np.zeros(x.shape[1]), np.ones(x.shape[1])
+    if kind is not Identity and "none" not in scales:
+        middle, scale = on_host(x, "common" in scales, kind is robust)
+    found = fit_small(key, x, middle, scale, arithmetic, dtype=rows.dtype, **options)
+    return EMFit(found.gmm, Identity(found.gmm.d), found.history, found.converged)
+
+
+def _metrics(z: Float[Array, "n d"], encoder: Standardize) -> np.ndarray:
+    return clustering_units(np.asarray(z, np.float64), np.asarray(encoder.scale, np.float64)) ** -2
 
 
 def as_rows(x: ArrayLike) -> Float[Array, "n d"]:
@@ -191,15 +220,14 @@ def _blank_codes(encoder: Encoder, dtype: Any) -> tuple[Array, Array]:
     return jnp.zeros((1, encoder.n_codes), dtype), jnp.zeros((1, encoder.n_residual), dtype)
 
 
-def _encoder(encoder: Any, scales: set[Scales], x: Float[Array, "n d"]) -> Encoder:
+def _encoder(kind: Any, scales: set[Scales], x: Float[Array, "n d"]) -> Encoder:
     """The encoder asked for, with such scales as leave all families concerned as they are."""
-    if isinstance(encoder, Encoder):
-        width = jax.eval_shape(lambda: encoder.decode(*_blank_codes(encoder, x.dtype))).shape[1]
+    if isinstance(kind, Encoder):
+        width = jax.eval_shape(lambda: kind.decode(*_blank_codes(kind, x.dtype))).shape[1]
         check(width == x.shape[1], f"the encoder is of {width} features, the data have {x.shape[1]}.")
-        return encoder
-    found = ENCODERS.resolve(encoder)
-    fit = getattr(found, "fit", found)
-    if found not in (robust, Standardize):
+        return kind
+    fit = getattr(kind, "fit", kind)
+    if kind not in (robust, Standardize):
         return fit(x)
     return Identity.fit(x) if "none" in scales else fit(x, common="common" in scales)
 

@@ -18,6 +18,7 @@ from jgmm.em.screening import no_bounds
 from jgmm.em.steps import DEAD, Step, em_step, from_beginning, in_family, objective
 from jgmm.errors import InputError, check, check_count, check_number, short
 from jgmm.mixture import GMM
+from jgmm.numerics.typing import ArrayLike
 
 # Iterations after which components that were moved are judged.
 TRIAL = 3
@@ -87,7 +88,7 @@ def run_em(
     k: int,
     covariance_type: Family | None = None,
     init: Any = "kmeans",
-    metric: Array | None = None,
+    metric: ArrayLike | None = None,
     n_init: int = 1,
     max_iter: int = 100,
     tol: float = 1e-3,
@@ -97,12 +98,13 @@ def run_em(
     min_count: float = 0.0,
     start: GMM | None = None,
     state: EMState | None = None,
-    callback: Callable[[EMState], None] = lambda state: None,
+    callback: Callable[[EMState], None] | None = None,
 ) -> EMState:
     """Fit a mixture to rows as they are; `jgmm.fit_em` is the door, and explains the arguments they share.
 
     Args:
-        metric: Weights of the features in the clustering that starts EM (`jgmm.em.initializers`).
+        metric: Weights of the features in the clustering that starts EM (`jgmm.em.initializers`), [D], or several
+            [M, D], which starts take in turns.
         prior: A prior, or a function that learns one from the mixture that EM starts from and the rows that its
             components explain (`jgmm.em.hierarchy`).
         min_count: Components that explain fewer rows than this are given up for halves of the largest ones, where that
@@ -121,14 +123,19 @@ def run_em(
     # A prior that is learned needs a mixture first, in which a cluster of one row has a variance.
     first = Prior(strength=1.0, variance=x.var(axis=0).mean()) if callable(prior) else prior
     first, floor = as_arrays(first, floor, x.dtype)
-    _check_prior(first, k, x.shape[1])
+    check_prior(first, k, x.shape[1])
     task = _Task(RowsInMemory(x, chunk_size), floor, tol, min_count, learns=callable(prior))
-    weights = jnp.ones(x.shape[1], x.dtype) if metric is None else jnp.asarray(metric, x.dtype)
+    weights = jnp.atleast_2d(jnp.ones(x.shape[1], x.dtype) if metric is None else jnp.asarray(metric, x.dtype))
+
+    def watch(state: EMState) -> None:
+        if callback is not None:
+            callback(state)
 
     def begin(restart: int, best: EMState | None = None) -> EMState:
         if start is None:
-            found = beginning(jax.random.fold_in(key, restart), x, k, init, weights)
-            gmm = from_beginning(task.rows, found, weights, first, floor, k=k, identity=identity)
+            metric = weights[restart % len(weights)]
+            found = beginning(jax.random.fold_in(key, restart), x, k, init, metric)
+            gmm = from_beginning(task.rows, found, metric, first, floor, k=k, identity=identity)
         elif covariance_type is None or start.covariance.name == identity(k, x.shape[1], x.dtype).name:
             gmm = start
         else:
@@ -136,14 +143,14 @@ def run_em(
         used = prior(gmm, x.shape[0] * gmm.weights) if callable(prior) else first
         jax.block_until_ready(gmm)  # so that whoever times iterations does not time this
         state = EMState(gmm, no_bounds(gmm, x.shape[0]), as_arrays(used, floor, x.dtype)[0], restart, best=best)
-        callback(state)
+        watch(state)
         return state
 
     state = begin(0) if state is None else state
     while True:
         while not (state.converged or len(state.history) >= max_iter):
             state = _iterate(task, state)
-            callback(state)
+            watch(state)
         best = _better(task, state)
         if state.last or state.restart + 1 >= (1 if start is not None else n_init):
             return replace(best, last=True)
@@ -234,11 +241,16 @@ def _n_dead(counts: np.ndarray | None) -> int:
 
 def _check_finite(finite: bool | np.bool_, dtype: jnp.dtype) -> None:
     if not finite:
-        raise InputError(
-            f"the likelihood is not finite: a covariance is not positive definite in {dtype}, or the data are too "
-            "large to square. Raise the strength of the prior or the floor of the covariances, lower k, rescale the "
-            "data, or compute in float64."
-        )
+        raise not_finite(dtype)
+
+
+def not_finite(dtype: Any) -> InputError:
+    """The error of a likelihood that is not finite."""
+    return InputError(
+        f"the likelihood is not finite: a covariance is not positive definite in {dtype}, or the data are too large to "
+        "square. Raise the strength of the prior or the floor of the covariances, lower k, rescale the data, or "
+        "compute in float64."
+    )
 
 
 def check_enough(n: int, k: int) -> None:
@@ -255,7 +267,8 @@ def check_lengths(max_iter: Any, n_init: Any, tol: Any, chunk_size: Any) -> None
         check_count("chunk_size", chunk_size)
 
 
-def _check_prior(prior: Prior, k: int, d: int) -> None:
+def check_prior(prior: Prior, k: int, d: int) -> None:
+    """Raise InputError for arrays that do not fit."""
     for name, value, shape in (("variance", prior.variance, (k, d)), ("mean", prior.mean, (d,))):
         try:
             fits = np.broadcast_shapes(jnp.shape(value), shape) == shape

@@ -4,10 +4,11 @@
 rows far away do not move.
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jgmm.covariance.base import Covariance
@@ -40,7 +41,7 @@ class Standardize(Encoder):
     def fit(cls, x: Float[Array, "n p"], common: bool = False) -> "Standardize":
         """The mean and deviation (divisor N) of every feature; with `common` one deviation, that of all features
         pooled, which keeps spherical covariances spherical. A constant feature keeps its scale."""
-        return _fit(x, common, False)
+        return _on_device(x, common, False)
 
     @property
     def n_codes(self) -> int:
@@ -92,26 +93,35 @@ def robust(x: Float[Array, "n p"], common: bool = False) -> Standardize:
     >>> robust(jnp.array([[0.0], [1.0], [2.0], [3.0], [1e6]])).mean.tolist()
     [2.0]
     """
-    return _fit(x, common, True)
+    return _on_device(x, common, True)
 
 
 @jax.jit
-def _fit(x: Float[Array, "n p"], common: bool | Array, by_quartiles: bool | Array) -> Standardize:
+def _on_device(x: Float[Array, "n p"], common: bool | Array, by_quartiles: bool | Array) -> Standardize:
+    return Standardize(*_middle_and_scale(jnp, x, common, by_quartiles))
+
+
+def on_host(x: np.ndarray, common: bool, by_quartiles: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and scale of `Standardize.fit` or `robust` in NumPy: for a table that is not worth compiling for."""
+    return _middle_and_scale(np, x, common, by_quartiles)
+
+
+def _middle_and_scale(xp: Any, x: Any, common: Any, by_quartiles: Any) -> tuple[Any, Any]:
     # Divided by the largest value first, so that no square overflows or vanishes; the mean is taken twice, the second
     # time of what the first has left, so that it keeps its digits far from the origin.
-    size = jnp.abs(x).max(axis=0)
-    unit = jnp.where(size > 0, size, 1)
+    size = xp.abs(x).max(axis=0)
+    unit = xp.where(size > 0, size, 1)
     y = x / unit[None]
     first = y.mean(axis=0)
     mean = first + (y - first[None]).mean(axis=0)
-    deviation = jnp.sqrt(((y - mean[None]) ** 2).mean(axis=0))
-    varies = deviation > CONSTANT * jnp.finfo(x.dtype).eps * jnp.abs(mean)
-    low, middle, high = jnp.quantile(x, jnp.array([0.25, 0.5, 0.75], x.dtype), axis=0)
+    deviation = xp.sqrt(((y - mean[None]) ** 2).mean(axis=0))
+    varies = deviation > CONSTANT * xp.finfo(x.dtype).eps * xp.abs(mean)
+    low, middle, high = xp.quantile(x, xp.array([0.25, 0.5, 0.75], x.dtype), axis=0)
     spread = deviation * unit
     quartiles = (high - low) / NORMAL_RANGE
-    spread = jnp.where(by_quartiles & (quartiles > 0), quartiles, spread)
-    largest = jnp.where(varies, spread, 0).max()
-    pooled = largest * jnp.sqrt((jnp.where(varies, spread / jnp.where(largest > 0, largest, 1), 0) ** 2).mean())
-    own = jnp.where(varies, spread, 1)
-    shared = jnp.where(varies.any(), pooled, 1)
-    return Standardize(jnp.where(by_quartiles, middle, mean * unit), jnp.where(common, shared, own))
+    spread = xp.where(by_quartiles & (quartiles > 0), quartiles, spread)
+    largest = xp.where(varies, spread, 0).max()
+    pooled = largest * xp.sqrt((xp.where(varies, spread / xp.where(largest > 0, largest, 1), 0) ** 2).mean())
+    own = xp.where(varies, spread, 1)
+    shared = xp.where(varies.any(), pooled, 1)
+    return xp.where(by_quartiles, middle, mean * unit), xp.where(common, shared, own)

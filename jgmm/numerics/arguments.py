@@ -39,10 +39,26 @@ def as_floats(name: str, x: Any, dtype: Any = jnp.float32, finite: bool = True) 
             raise InputError(f"{name} must be numbers, got {short(x)}.") from error
     real = jnp.issubdtype(x.dtype, jnp.number) and not jnp.issubdtype(x.dtype, jnp.complexfloating)
     check(real or x.dtype == bool, f"{name} must be numbers, got {_words(x)}.")
-    floating = jnp.asarray(x) if jnp.issubdtype(x.dtype, jnp.floating) else jnp.asarray(x, dtype)
+    real_type = x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else jnp.dtype(dtype)
+    floating = x.astype(real_type) if isinstance(x, jax.Array) else _on_device(x, real_type)
     if finite and not is_traced(floating):
-        check(bool(jnp.isfinite(floating).all()), f"{name} must be finite, it has NaN or infinite values.")
+        check(_is_finite(x, floating), f"{name} must be finite, it has NaN or infinite values.")
     return floating
+
+
+def _on_device(x: np.ndarray, dtype: np.dtype) -> Array:
+    """`jnp.asarray` without its program, which is compiled anew for every shape."""
+    native = jax.dtypes.canonicalize_dtype(dtype.newbyteorder("="))
+    with np.errstate(over="ignore"):
+        return jax.device_put(x.astype(native, copy=False))
+
+
+def _is_finite(given: Any, floating: Array) -> bool:
+    """Whether numbers are, in the dtype that they are turned into; where NumPy has them, without compiling for it."""
+    if isinstance(given, jax.Array) or given.size == 0:
+        return bool(jnp.isfinite(floating).all())
+    largest = float(jnp.finfo(floating.dtype).max)
+    return bool(given.max() <= largest and given.min() >= -largest)
 
 
 def check_table(name: str, x: Any) -> np.ndarray:

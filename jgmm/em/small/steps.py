@@ -1,0 +1,128 @@
+"""The steps of EM in NumPy, and k-means, where it starts. Responsibilities are [K, N]."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from jgmm.em.small.families import Arithmetic, Beliefs
+
+# k-means: as `jgmm.em.initializers`.
+MAX_LLOYD, LLOYD_TOLERANCE = 25, 1e-3
+TINY = np.finfo(np.float64).tiny
+
+
+class Mixture(NamedTuple):
+    """A mixture of K Gaussians, its covariances as the leaf of their family."""
+
+    log_weights: np.ndarray
+    means: np.ndarray
+    leaf: np.ndarray
+
+
+class Seen(NamedTuple):
+    """Rows under a mixture: the mean log-likelihood, the objective (with the prior), and the responsibilities."""
+
+    log_likelihood: float
+    objective: float
+    r: np.ndarray
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows, and how EM treats them."""
+
+    x: np.ndarray
+    arithmetic: Arithmetic
+    beliefs: Beliefs
+
+    def log_joint(self, mixture: Mixture, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """log w_k + log N(x_n | μ_k, Σ_k), [K, N], of some rows."""
+        d = self.x.shape[1]
+        constant = mixture.log_weights - 0.5 * (self.arithmetic.log_det(mixture.leaf, d) + d * np.log(2 * np.pi))
+        distances = self.arithmetic.distances(self.x[rows], mixture.means, mixture.leaf)
+        distances *= -0.5
+        distances += constant[:, None]
+        return distances
+
+    def e_step(self, mixture: Mixture) -> Seen:
+        """What the mixture explains."""
+        log_p, r = normalized(self.log_joint(mixture))
+        log_likelihood = float(log_p.mean())
+        return Seen(log_likelihood, log_likelihood + self._log_prior(mixture) / len(self.x), r)
+
+    def m_step(self, r: np.ndarray, rows: np.ndarray | slice = slice(None)) -> Mixture:
+        """The mixture that maximizes the expected log-posterior of some rows given responsibilities."""
+        x, beliefs, k = self.x[rows], self.beliefs, len(r)
+        counts = r.sum(axis=1)
+        pulled = r @ x + beliefs.mean_strength * beliefs.mean
+        means = pulled / np.maximum(counts + beliefs.mean_strength, TINY)[:, None]
+        scatter = self.arithmetic.moments(x, r, means)
+        if beliefs.mean_strength > 0:
+            scatter += self.arithmetic.moments(beliefs.mean[None], np.full((k, 1), beliefs.mean_strength), means)
+        log_weights = np.log(np.maximum(counts, TINY) / counts.sum())
+        return Mixture(log_weights, means, self.arithmetic.update(scatter, counts, beliefs))
+
+    def _log_prior(self, mixture: Mixture) -> float:
+        beliefs, total, d = self.beliefs, 0.0, self.x.shape[1]
+        if beliefs.strength > 0:
+            believed = beliefs.variance.mean(axis=0, keepdims=True) if self.arithmetic.tied else beliefs.variance
+            spread = believed * self.arithmetic.inverse_diagonal(mixture.leaf, d) - np.log(believed)
+            log_det = self.arithmetic.log_det(mixture.leaf, d)
+            total += beliefs.strength * float((log_det + spread.sum(axis=1)).sum())
+        if beliefs.mean_strength > 0:
+            off = self.arithmetic.distances(beliefs.mean[None], mixture.means, mixture.leaf)
+            total += beliefs.mean_strength * float(off.sum())
+        return -0.5 * total
+
+
+def normalized(log_joint: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """log p(x_n) [N] and p(k | x_n) [K, N]."""
+    top = log_joint.max(axis=0)
+    r = np.exp(log_joint - top)
+    total = r.sum(axis=0)
+    r /= total
+    return top + np.log(total), r
+
+
+def one_hot(label: np.ndarray, k: int) -> np.ndarray:
+    """Responsibilities of rows that belong to one component each, [K, N]."""
+    return (label == np.arange(k)[:, None]).astype(np.float64)
+
+
+def kmeans(rng: np.random.Generator, x: np.ndarray, k: int) -> np.ndarray:
+    """The clusters of Lloyd's algorithm from k-means++ seeds, [N]; one left empty moves to the row farthest off."""
+    norms = (x * x).sum(axis=1)
+    means, last = _seeds(rng, x, norms, k), np.inf
+    for _ in range(MAX_LLOYD):
+        distances = (means * means).sum(axis=1)[:, None] - 2 * means @ x.T
+        label = distances.argmin(axis=0)
+        off = np.maximum(distances[label, np.arange(len(x))] + norms, 0)
+        counts = np.bincount(label, minlength=k)
+        sums = one_hot(label, k) @ x
+        means = np.where(counts[:, None] > 0, sums / np.maximum(counts, 1)[:, None], means)
+        empty = np.flatnonzero(counts == 0)
+        means[empty] = x[np.argsort(off)[::-1][: len(empty)]]
+        if last - off.mean() <= LLOYD_TOLERANCE * off.mean():
+            break
+        last = off.mean()
+    return label
+
+
+def _seeds(rng: np.random.Generator, x: np.ndarray, norms: np.ndarray, k: int) -> np.ndarray:
+    """Greedy k-means++: of a few rows drawn with probability proportional to the squared distance to the seeds so far,
+    the one that leaves the smallest sum of those (Arthur and Vassilvitskii, 2007, section 5)."""
+    n, trials = len(x), 2 + int(np.log(k))
+    chosen = [int(rng.integers(n))]
+    nearest = np.maximum(norms + norms[chosen[0]] - 2 * x @ x[chosen[0]], 0)
+    for _ in range(1, k):
+        ladder = np.cumsum(nearest)
+        if not ladder[-1] > 0:  # all rows coincide with seeds: any will do
+            chosen.append(int(rng.integers(n)))
+            continue
+        rows = np.minimum(np.searchsorted(ladder, rng.random(trials) * ladder[-1], side="right"), n - 1)
+        left = np.minimum(np.maximum(norms[:, None] + norms[rows] - 2 * x @ x[rows].T, 0), nearest[:, None])
+        best = int(left.sum(axis=0).argmin())
+        chosen.append(int(rows[best]))
+        nearest = left[:, best]
+    return x[chosen]
