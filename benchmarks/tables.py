@@ -79,7 +79,7 @@ def main() -> None:
     n_init = parser.parse_args().n_init
     jax.config.update("jax_enable_x64", True)
     warnings.simplefilter("ignore")
-    print(f"{describe(machine())}\nbest of {n_init} starts; log-likelihood of jgmm − that of scikit-learn, nats a row\n")
+    print(f"{describe(machine())}\nbest of {n_init} starts; log-likelihood of jgmm minus scikit-learn's, nats a row\n")
     for dtype in ("float64", "float32"):
         print(f"| {dtype} | rows | features | K |" + "".join(f" {f} |" for f in FAMILIES) + " time |")
         print("|---|---|---|---|" + "---|" * (len(FAMILIES) + 1))
