@@ -23,6 +23,9 @@ from jgmm.registry import BASES, PRIORS
 # Streams of random numbers, folded into the seed.
 EM_STREAM, NOISE_STREAM, STATISTICS_STREAM, SUMMARY_STREAM = range(4)
 
+# Where EM stops if nothing else is asked for: nats for every code, and the least of it for an image.
+TOLERANCE, LEAST_TOLERANCE = 1e-5, 1e-3
+
 
 class Codes(NamedTuple):
     """What a mixture is fitted to.
@@ -32,12 +35,14 @@ class Codes(NamedTuple):
         spectrum: What its PCA found, if there was one.
         values: The codes of the training images.
         offset: What to add to their mean log-density for that of the pixels, nats per image.
+        noisy: Whether the images had noise as wide as an 8-bit step.
     """
 
     encoder: Encoder
     spectrum: Spectrum | None
     values: Float[Array, "n d"]
     offset: float
+    noisy: bool
 
 
 def fit_encoder(
@@ -99,7 +104,7 @@ def to_codes(options: Common, images: Images, encoder: Encoder, spectrum: Spectr
         log_residual += np.asarray(log_r, np.float64)[:n].sum()
         start += n
     offset = log_residual / len(images) + float(encoder.log_det()) if encoder.has_density else 0.0
-    return Codes(encoder, spectrum, jnp.asarray(codes), offset)
+    return Codes(encoder, spectrum, jnp.asarray(codes), offset, noisy)
 
 
 def say_what_varies(options: Common, train: Codes, held_out: Images | None) -> None:
@@ -115,6 +120,11 @@ def say_what_varies(options: Common, train: Codes, held_out: Images | None) -> N
         )
 
 
+def tolerance(options: Common, codes: Codes) -> float:
+    """The change of the objective, nats an image, below which EM stops."""
+    return max(LEAST_TOLERANCE, TOLERANCE * codes.values.shape[1]) if options.tol is None else options.tol
+
+
 def em_options(options: Common, codes: Codes) -> dict[str, Any]:
     """What `jgmm.em.loop.run_em` is asked for, whatever the mixture."""
     strength = options.prior_strength
@@ -123,7 +133,7 @@ def em_options(options: Common, codes: Codes) -> dict[str, Any]:
         "metric": codes.encoder.code_variances(),
         "n_init": options.n_init,
         "max_iter": options.max_iter,
-        "tol": options.tol,
+        "tol": tolerance(options, codes),
         "prior": Prior() if strength == 0 else PRIORS[options.prior](codes.values, strength),
         "floor": Floor(absolute=options.reg_covar, relative=options.relative_floor),
         "chunk_size": options.chunk_size,

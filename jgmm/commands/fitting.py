@@ -23,6 +23,7 @@ from jgmm.commands.codes import (
     fit_encoder,
     say_what_varies,
     to_codes,
+    tolerance,
 )
 from jgmm.commands.inputs import Data, check_data, check_free, check_start, prepare
 from jgmm.commands.options import Options
@@ -109,7 +110,7 @@ def finish(
     history = [objective + codes.offset for objective in state.history]
     source = _normalized(key, options, unnormalized(state.gmm, codes.encoder, data.train.shape))
     summary_key = jax.random.fold_in(key, SUMMARY_STREAM)
-    summary, log_prob = summarize(summary_key, source, data, state, found.seconds, clock)
+    summary, log_prob = summarize(summary_key, source, data, codes, state, found.seconds, clock)
     summary["command_seconds"] = round(time.perf_counter() - begun, 3)
     pictures = draw_pictures(folder, summary_key, source, data.train, codes.spectrum, history, state.converged)
     info = _info(options, data, history, summary, codes.spectrum)
@@ -179,7 +180,7 @@ def _resumed(options: Options, codes: Codes, before: Source | None, interrupted:
         return Point(None, Mark())
     state, mark = kept
     changes = np.abs(np.diff(state.history[-2:]))
-    return Point(replace(state, converged=state.converged and bool((changes < options.tol).all())), mark)
+    return Point(replace(state, converged=state.converged and bool((changes < tolerance(options, codes)).all())), mark)
 
 
 def _kept_prior(folder: Path, config: dict[str, Any]) -> Prior | None:

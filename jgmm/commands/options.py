@@ -67,8 +67,9 @@ class Common:
     """The number of starts of EM, of which the best is kept."""
     max_iter: int = 100
     """The largest number of iterations of EM."""
-    tol: float = 1e-3
-    """EM stops when the objective changes by less than this, in nats per image."""
+    tol: float | None = None
+    """EM stops when the objective changes by less than this, in nats per image [default: 1e-5 for every code, and at
+    least 1e-3]."""
     reg_covar: float = 1e-6
     """The number added to every variance."""
     relative_floor: float | None = None

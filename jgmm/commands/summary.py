@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from jgmm.commands.codes import Codes
 from jgmm.commands.inputs import Data
 from jgmm.commands.progress import CompileClock, peak_memory_gib
 from jgmm.data import Images, rescale
@@ -16,7 +17,7 @@ from jgmm.em.loop import EMState
 from jgmm.encoder.base import decode_means
 from jgmm.encoder.pca import Spectrum
 from jgmm.figures import fits, images
-from jgmm.metrics.likelihood import bits_per_dim, log_probs
+from jgmm.metrics.likelihood import bits_per_dim, log_probs, mean_log_prob, to_bits
 from jgmm.source import Source, normalize, pixel_moments
 
 # Streams of random numbers, folded into the key of the summary.
@@ -26,7 +27,7 @@ SHOWN, ROWS, DRAWS = 100, 20, 6
 
 
 def summarize(
-    key: Array, source: Source, data: Data, state: EMState, seconds: list[float], clock: CompileClock
+    key: Array, source: Source, data: Data, codes: Codes, state: EMState, seconds: list[float], clock: CompileClock
 ) -> tuple[dict[str, Any], np.ndarray | None]:
     """The figures of the exit summary, and the log-density of every training image where there is one."""
     counts = np.asarray(state.counts)
@@ -45,7 +46,10 @@ def summarize(
         for part, pixels in parts.items():
             log_prob[part] = log_probs(source, pixels)
             summary[f"log_likelihood_{part}"] = float(log_prob[part].mean(dtype=np.float64))
-            if data.train.is_8_bit:
+            if data.train.is_8_bit and part == "train" and codes.noisy:
+                nats = mean_log_prob(source.gmm, codes.values) + codes.offset
+                summary["bits_per_dim_train"] = to_bits(nats, source.shape)
+            elif data.train.is_8_bit:
                 summary[f"bits_per_dim_{part}"] = bits_per_dim(noise, source, pixels)
     else:
         summary["log_likelihood_of_codes"] = state.log_likelihoods[-1]  # before the last M-step

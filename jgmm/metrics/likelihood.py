@@ -64,9 +64,13 @@ def bits_per_dim(
         InputError: For pixels of another type: without cells there are no bits to count.
     """
     check(pixels.dtype == np.uint8, f"bits per dimension are defined for uint8 images, got {pixels.dtype}.")
-    d = int(np.prod(source.shape))
     nats = log_probs(source, pixels, key=key, chunk_size=chunk_size).mean(dtype=np.float64)
-    return float(-(nats / d + np.log(STEP)) / np.log(2))
+    return to_bits(float(nats), source.shape)
+
+
+def to_bits(nats: float, shape: tuple[int, ...]) -> float:
+    """Bits per dimension of a mean log-density of 8-bit images of a shape with uniform noise, nats an image."""
+    return float(-(nats / np.prod(shape) + np.log(STEP)) / np.log(2))
 
 
 @partial(jax.jit, static_argnames=("shape", "dtype"))
