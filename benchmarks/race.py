@@ -5,7 +5,7 @@
 45,000 images of CIFAR-10, K=100, diagonal covariances. The clock of jgmm starts before the PCA and includes clusters
 and compiling, with an empty cache. scikit-learn gets the codes and the start of each of the two and does its own
 iterations in float32; its clock starts with the seconds that jgmm has taken so far. Likelihoods are those of training
-images with noise, or as they are where they are not dequantized.
+images with uniform noise, before every iteration; all go on until the objective changes by less than 1e-3 nats.
 """
 
 import argparse
@@ -25,9 +25,9 @@ from jgmm.em.loop import EMState, run_em
 from jgmm.figures.style import COLORS, styled
 from jgmm.metrics.likelihood import to_bits
 
-ON_PRINCIPAL_AXES = {"basis": "pca", "init": "kmeans", "prior_strength": 0.0, "min_count": 0.0, "dequantize": False}
-# Iterations that scikit-learn makes.
-THEIRS = 20
+ON_PRINCIPAL_AXES = {"basis": "pca", "init": "kmeans", "prior_strength": 0.0, "min_count": 0.0}
+# Iterations that scikit-learn makes at most.
+THEIRS = 60
 
 # Seconds, and bits per dimension of the training images at them.
 Curve = tuple[np.ndarray, np.ndarray]
@@ -42,7 +42,7 @@ def main() -> None:
     print(describe(machine()))
     curves: dict[str, Curve] = {}
     for name, changed in (("jgmm, default", {}), ("jgmm on principal axes", ON_PRINCIPAL_AXES)):
-        options = Options(data_dir=given.data_dir, holdout=0.1, **changed)
+        options = Options(data_dir=given.data_dir, holdout=0.1, tol=1e-3, **changed)
         curves[name], codes, first = by_jgmm(options)
         curves[f"scikit-learn from the start of {name}"] = by_scikit_learn(codes, first, curves[name][0][0])
     for name, (seconds, bits) in curves.items():
@@ -73,7 +73,8 @@ def by_scikit_learn(codes: Codes, first: EMState, begun: float) -> Curve:
     start = (np.exp(gmm.log_weights), gmm.means, gmm.covariance.variance())
     history: list[float] = []
     seconds, _, _ = scikit_learn(x, tuple(np.asarray(p, np.float64) for p in start), THEIRS, 1e-6, history.append)
-    bits = [to_bits(value + codes.offset, (x.shape[1],)) for value in history]
+    # After the last iteration it looks once more.
+    bits = [to_bits(value + codes.offset, (x.shape[1],)) for value in history[: len(seconds)]]
     return begun + np.concatenate([[0.0], np.cumsum(seconds)[:-1]]), np.array(bits)
 
 
@@ -87,7 +88,7 @@ def draw(path: Path, curves: dict[str, Curve]) -> None:
     for i, (name, (seconds, bits)) in enumerate(curves.items()):
         style = "--" if name.startswith("scikit-learn") else "-"
         axes.plot(seconds, bits, style, marker=".", ms=4, lw=1.2, color=COLORS[i // 2], label=name)
-    axes.set(xscale="log", xlabel="seconds, from pixels", ylabel="bits per dimension, training images")
+    axes.set(xlabel="seconds, from pixels", ylabel="bits per dimension, training images")
     axes.legend(frameon=False)
     figure.savefig(path)
 

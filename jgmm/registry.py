@@ -129,6 +129,7 @@ BASES = Registry(
         "zca": "jgmm.encoder.bases:pixels",
         "cosine": "jgmm.encoder.bases:cosine",
         "haar": "jgmm.encoder.bases:haar",
+        "learned": "jgmm.encoder.bases:learned",
     },
     aliases={"principal": "pca", "dct": "cosine"},
 )

@@ -2,6 +2,7 @@
 
     options.json     the options of the run
     pca/             the fitted principal components, and spectrum.json
+    basis/           the rotations of a basis that was learned, and turns.json
     state-N/         the arrays of the EM state and numbers.json; the newest is kept
 
 Every folder is written under another name and renamed once it is whole, so that a process killed at any moment leaves a
@@ -33,7 +34,8 @@ from jgmm.mixture import GMM
 SHARE = 0.05
 # Versions of this format wrote no seals.
 FORMAT = 1
-OPTIONS, ARRAYS, NUMBERS, SPECTRUM = "options.json", "arrays", "numbers.json", "spectrum.json"
+OPTIONS, ARRAYS, NUMBERS = "options.json", "arrays", "numbers.json"
+SPECTRUM, TURNS = "spectrum.json", "turns.json"
 
 
 class InterruptedFit:
@@ -67,6 +69,18 @@ class InterruptedFit:
             lambda: PCA(jnp.zeros(p, dtype), jnp.zeros((m, p), dtype), jnp.zeros(m, dtype), spectrum.n_codes)
         )
         return self._load("pca", sha256, target), spectrum
+
+    def save_turns(self, turns: np.ndarray) -> None:
+        """Keep the rotations of a basis that was learned."""
+        self._save("basis", TURNS, {"turns": jnp.asarray(turns)}, {"shape": list(turns.shape)})
+
+    def load_turns(self, dtype: Any) -> np.ndarray | None:
+        """The rotations kept, if there are any. Raises InputError if they are damaged."""
+        if not (self.folder / "basis").exists():
+            return None
+        report = read_json(self.folder / "basis" / TURNS)
+        target = {"turns": jax.ShapeDtypeStruct(tuple(report["shape"]), dtype)}
+        return np.asarray(self._load("basis", report["arrays_sha256"], target)["turns"])
 
     def save(self, state: EMState, mark: Mark, at_once: bool = False) -> None:
         """Keep the state and how far the journal had come; unless `at_once`, not if the last save is so recent that

@@ -12,8 +12,10 @@ from jgmm.commands.inputs import basis_of
 from jgmm.commands.options import Common
 from jgmm.covariance.prior import Floor, Prior
 from jgmm.data.images import CELL_VARIANCE, Images
+from jgmm.em.initializers import log_energy
 from jgmm.encoder.base import Encoder, encode_with_residual
 from jgmm.encoder.bases import patterns, turn
+from jgmm.encoder.common_axes import learned_turns
 from jgmm.encoder.identity import Identity
 from jgmm.encoder.pca import PCA, Spectrum, fit_pca
 from jgmm.encoder.rotated import RotatedPCA
@@ -21,7 +23,9 @@ from jgmm.metrics.likelihood import feature_chunks
 from jgmm.registry import BASES, PRIORS
 
 # Streams of random numbers, folded into the seed.
-EM_STREAM, NOISE_STREAM, STATISTICS_STREAM, SUMMARY_STREAM = range(4)
+EM_STREAM, NOISE_STREAM, STATISTICS_STREAM, SUMMARY_STREAM, BASIS_STREAM = range(5)
+# Clusters that a basis is learned from, if there are rows enough for as many covariances of a block.
+CLUSTERS = 100
 
 # Where EM stops if nothing else is asked for: nats for every code, and the least of it for an image.
 TOLERANCE, LEAST_TOLERANCE = 1e-5, 1e-3
@@ -66,7 +70,10 @@ def fit_encoder(
             interrupted.save_pca(*fitted)
     pca, spectrum = fitted
     _say_spectrum(pca, spectrum)
-    return in_basis(options, train.shape, pca), spectrum
+    encoder = in_basis(options, train.shape, pca)
+    if options.basis != "learned" or not isinstance(encoder, RotatedPCA):
+        return encoder, spectrum
+    return _learned(options, train, encoder, spectrum, interrupted), spectrum
 
 
 def in_basis(options: Common, shape: tuple[int, ...], pca: PCA) -> Encoder:
@@ -77,6 +84,23 @@ def in_basis(options: Common, shape: tuple[int, ...], pca: PCA) -> Encoder:
         return pca
     print(f"basis: {name}, blocks of {block}x{block} pixels of the whitened image")
     return RotatedPCA.of(pca, turn(patterns(BASES[name], shape, block), np.asarray(pca.components[: pca.n_codes])))
+
+
+def _learned(
+    options: Common, train: Images, start: RotatedPCA, spectrum: Spectrum, interrupted: InterruptedFit | None
+) -> RotatedPCA:
+    """An encoder whose axes, block by block, are those that clusters of images have in common."""
+    turns = interrupted.load_turns(options.dtype) if interrupted else None
+    if turns is None:
+        codes = to_codes(options, train, start, spectrum).values
+        _, block = basis_of(options, train.shape)
+        size = int(block or 1) ** 2 * train.shape[-1]
+        key = jax.random.fold_in(jax.random.key(options.seed), BASIS_STREAM)
+        clusters = log_energy(key, codes, max(1, min(CLUSTERS, len(train) // size)), jnp.ones_like(codes[0]))
+        turns = learned_turns(np.asarray(codes), np.asarray(clusters), size)
+        if interrupted:
+            interrupted.save_turns(turns)
+    return start.turned(turns)
 
 
 def _say_spectrum(pca: PCA, spectrum: Spectrum) -> None:

@@ -163,6 +163,7 @@ def basis_of(options: Common, shape: tuple[int, ...]) -> tuple[str, int | None]:
     if name == "pca":
         check(options.block is None, "--block is the side of the blocks of a local basis: name one with --basis.")
         return name, None
+    check(name != "learned" or options.n_pca == "all", "--basis learned turns all components: leave --n-pca out.")
     return name, block_of(shape, options.block)
 
 

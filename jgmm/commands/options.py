@@ -55,8 +55,9 @@ class Common:
     """The variance of the principal directions that are not kept; with none they are lost, and so is the density."""
 
     basis: Annotated[str, one_of(BASES, "auto")] = "auto"
-    """The axes that the whitened principal components are turned to: their own (pca), pixels (zca), or the cosines or
-    Haar wavelets of blocks [default: cosine for images of which all components are kept, else pca]."""
+    """The axes that the whitened principal components are turned to: their own (pca), pixels (zca), the cosines or Haar
+    wavelets of blocks, or axes of blocks that are learned [default: cosine for images of which all components are kept,
+    else pca]."""
     block: int | None = None
     """The side of the blocks of a local basis, in pixels [default: the largest up to 8, and a quarter of a side, that
     divides both sides]."""

@@ -48,6 +48,11 @@ def haar(block: int) -> Float[np.ndarray, "a a"]:
     return _pyramid(block, block)
 
 
+def learned(block: int) -> Float[np.ndarray, "a a"]:
+    """The cosines, from which axes of each block are learned (`jgmm.encoder.common_axes`)."""
+    return cosine(block)
+
+
 def _cosines(n: int) -> np.ndarray:
     return scipy.fft.dct(np.eye(n), norm="ortho", axis=0)
 

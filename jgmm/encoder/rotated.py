@@ -6,7 +6,7 @@ with a rotation T (`jgmm.encoder.bases`). Codes are white whatever T is; what T 
 can say of them.
 """
 
-from dataclasses import field
+from dataclasses import field, replace
 from typing import ClassVar
 
 import jax.numpy as jnp
@@ -69,6 +69,21 @@ class RotatedPCA(Encoder):
             return jnp.asarray(np.concatenate([rotation @ rows[:d], rows[d:]]), dtype)
 
         return cls(pca.mean, turned(v / scale), turned(v * scale), jnp.asarray(-np.log(scale).sum(), dtype), d)
+
+    def turned(self, turns: Float[np.ndarray, "g b b"]) -> "RotatedPCA":
+        """The same with each b codes that follow each other turned by a rotation of their own.
+
+        Raises:
+            InputError: For turns of another number of codes.
+        """
+        g, b, _ = turns.shape
+        check(g * b == self.n_codes, f"the turns are of {g * b} codes, the encoder has {self.n_codes}.")
+
+        def rows(matrix: Array) -> Array:
+            codes = np.asarray(matrix[: self.n_codes], np.float64).reshape(g, b, -1)
+            return jnp.concatenate([jnp.asarray((turns @ codes).reshape(g * b, -1), matrix.dtype), matrix[g * b :]])
+
+        return replace(self, whiten=rows(self.whiten), color=rows(self.color))
 
     @property
     def n_residual(self) -> int:

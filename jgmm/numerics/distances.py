@@ -49,10 +49,11 @@ def squared_distances(
     def distances(x: Float[Array, "n d"]) -> Float[Array, "n k"]:
         y = x - origin
         squares = y * y if precision.shape[1] > 1 else jnp.sum(y * y, axis=1, keepdims=True)
-        size = matmul(squares, precision.T) + constant[None]  # of the terms that cancel
-        expanded = size - 2 * matmul(y, weighted.T)
-        far = (size > LOSS * jnp.maximum(expanded, y.shape[1])).any(axis=0)
-        exact = patch(far, expanded.T, lambda k: jnp.sum(every[k][None] * (x - means[k][None]) ** 2, axis=1))
+        # As [K, N]: with few components the products are faster that way round.
+        size = matmul(precision, squares.T) + constant[:, None]  # of the terms that cancel
+        expanded = size - 2 * matmul(weighted, y.T)
+        far = (size > LOSS * jnp.maximum(expanded, y.shape[1])).any(axis=1)
+        exact = patch(far, expanded, lambda k: jnp.sum(every[k][None] * (x - means[k][None]) ** 2, axis=1))
         return jnp.maximum(exact.T, 0)
 
     return distances

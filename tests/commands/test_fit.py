@@ -20,6 +20,8 @@ from jgmm import __main__ as command
 from jgmm import complete, evaluate, fit, generate, sweep
 from jgmm.checkpoint import models
 from jgmm.checkpoint.models import read_config
+from jgmm.commands import codes
+from jgmm.commands.options import Options
 from jgmm.data import load, to_features
 from train import __main__ as train_command
 from train import sample as train_sample
@@ -153,6 +155,37 @@ def test_a_full_disk_loses_nothing(tmp_path, monkeypatch, capsys):
     assert run(fit.main, *SMALL, "--out", tmp_path / "whole") == 0
     for a, b in zip(*(jax.tree.leaves(jgmm.load(tmp_path / n)) for n in ("run", "whole")), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_a_basis_that_was_learned_is_kept(tmp_path, monkeypatch, capsys):
+    """It is better than what it is learned from, and an interrupted fit goes on without learning it again."""
+    learned = [*SMALL, "--basis", "learned", "--holdout", "0.2", "--seed", "1"]
+    assert run(fit.main, *learned, "--out", tmp_path / "whole") == 0
+
+    def stop(*args, **options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("jgmm.commands.fitting.run_em", stop)
+        with pytest.raises(KeyboardInterrupt):
+            fit.main([str(a) for a in (*learned, "--out", tmp_path / "run")])
+    with monkeypatch.context() as patch:
+        patch.setattr("jgmm.commands.codes.learned_turns", stop)
+        assert run(fit.main, "--out", tmp_path / "run", "--resume") == 0
+    for a, b in zip(*(jax.tree.leaves(jgmm.load(tmp_path / n)) for n in ("run", "whole")), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert run(fit.main, *learned, "--basis", "cosine", "--out", tmp_path / "cosine") == 0
+    better, start = (read_config(tmp_path / n)["summary"]["bits_per_dim_held_out"] for n in ("whole", "cosine"))
+    assert better < start
+    assert "leave --n-pca out" in refused(capsys, *learned, "--n-pca", "20", "--out", tmp_path / "fewer")
+
+
+def test_the_tolerance_grows_with_the_codes():
+    """1e-5 nats a code, and never less than scikit-learn's 1e-3; what is asked for is taken as it is."""
+    blank = codes.Codes(None, None, np.zeros((1, 3072)), 0.0, False)
+    assert codes.tolerance(Options(), blank) == pytest.approx(0.03072)
+    assert codes.tolerance(Options(), blank._replace(values=np.zeros((1, 64)))) == 1e-3
+    assert codes.tolerance(Options(tol=0.0), blank) == 0.0
 
 
 def test_generate(digits_run, tmp_path, capsys):
