@@ -19,6 +19,7 @@ from jgmm.encoder.common_axes import learned_turns
 from jgmm.encoder.identity import Identity
 from jgmm.encoder.pca import PCA, Spectrum, fit_pca
 from jgmm.encoder.rotated import RotatedPCA
+from jgmm.errors import check
 from jgmm.metrics.likelihood import feature_chunks
 from jgmm.registry import BASES, PRIORS
 
@@ -90,6 +91,8 @@ def _learned(
     options: Common, train: Images, start: RotatedPCA, spectrum: Spectrum, interrupted: InterruptedFit | None
 ) -> RotatedPCA:
     """An encoder whose axes, block by block, are those that clusters of images have in common."""
+    d, p = start.n_codes, int(np.prod(train.shape))
+    check(d == p, f"only {d} of {p} directions have variance, and no blocks to learn axes of: choose --basis cosine.")
     turns = interrupted.load_turns(options.dtype) if interrupted else None
     if turns is None:
         codes = to_codes(options, train, start, spectrum).values

@@ -46,7 +46,7 @@ def summarize(
         for part, pixels in parts.items():
             log_prob[part] = log_probs(source, pixels)
             summary[f"log_likelihood_{part}"] = float(log_prob[part].mean(dtype=np.float64))
-            if data.train.is_8_bit and part == "train" and codes.noisy:
+            if part == "train" and codes.noisy:
                 nats = mean_log_prob(source.gmm, codes.values) + codes.offset
                 summary["bits_per_dim_train"] = to_bits(nats, source.shape)
             elif data.train.is_8_bit:

@@ -21,12 +21,12 @@ from jgmm.errors import InputError, check, check_count, short
 from jgmm.mixture import GMM, check_single
 from jgmm.numerics.arguments import as_floats, as_key, check_kind, is_traced
 from jgmm.numerics.typing import ArrayLike
-from jgmm.registry import ENCODERS
+from jgmm.registry import ENCODERS, INITIALIZERS
 
 # The share of a feature's spread that rounding to float32 may take.
 LOST = 0.01
-# Added to variances where no floor is asked for, in squared units of z.
-FLOOR = 1e-8
+# Added to variances where no floor is asked for, in squared units of z; the second by arithmetic in float32.
+FLOOR, FLOOR_IN_SINGLE = 1e-8, 1e-6
 # Encoders that leave a mixture of z one of x.
 FEATURE_BY_FEATURE = (robust, Standardize, Identity)
 
@@ -87,8 +87,9 @@ def fit_em(
     outlier of 1e6 nor features of scale 1e-6 trouble float32; the result is a mixture of x again. `prior` and `floor`
     are in units of z. With encoder="identity" they are in those of x, as in scikit-learn.
 
-    A small table is fitted in NumPy and float64, since compiling would take longer than the fit, and its best start is
-    improved by moves: one component is given up and another one halved, where that raises the objective.
+    A small table is fitted in NumPy and float64, since compiling would take longer than the fit, and its best start,
+    once it has converged, is improved by moves: one component is given up and another one halved, where EM from there
+    converges to a higher objective.
 
     Args:
         key: A JAX random key, or a seed; the same key, data and options give the same mixture.
@@ -101,14 +102,15 @@ def fit_em(
             (spherical), or none.
         init: Where EM starts: a name in `jgmm.registry.INITIALIZERS`, or a function (key, x, k, metric) -> centers.
         n_init: The number of starts, of which the best is returned. By turns they find clusters in the units of z, in
-            those of x, and in standard deviations.
+            those of x, and in standard deviations; those of encoders that turn codes in the units of x.
         max_iter: The largest number of iterations of a start; a move counts as one.
         tol: EM stops when the objective changes by less than this, in nats a row.
         prior: On the covariances; None is maximum likelihood.
-        floor: Of the variances; None is 1e-8, and for full matrices what the dtype of the arithmetic needs besides.
+        floor: Of the variances; None is 1e-8, and 1e-6 for larger tables in float32; full matrices get what the dtype
+            of the arithmetic needs besides.
         chunk_size: Rows taken at a time; None chooses by K and D.
         start: A mixture of x to start from instead of clustering.
-        callback: Called with the `EMState` at every start and after every iteration.
+        callback: Called with the `EMState` at every start, after every iteration, and after every move that is kept.
     Raises:
         InputError: For data that are no table of finite numbers, fewer rows than k, names that are unknown, numbers
             out of range, and when the likelihood is not finite in this dtype.
@@ -124,14 +126,18 @@ def fit_em(
     check_enough(rows.shape[0], k)
     check_lengths(max_iter, n_init, tol, chunk_size)
     check(callback is None or callable(callback), f"callback must be a function of the state, got {short(callback)}.")
-    prior, floor = as_arrays(prior, Floor(absolute=FLOOR) if floor is None else floor, rows.dtype)
-    check_prior(prior, k, rows.shape[1])
     scales = _scales(covariance_type, start, k, rows)
     kind = encoder if isinstance(encoder, Encoder) else ENCODERS.resolve(encoder)
+    arithmetic = small_arithmetic(rows.shape[0], rows.shape[1], k, covariance_type or "diag")
+    clusters = isinstance(init, str) and INITIALIZERS.canonical(init) == "kmeans"
+    plain = start is None and chunk_size is None and clusters and kind in FEATURE_BY_FEATURE
+    if floor is None:
+        in_double = plain and arithmetic is not None or rows.dtype == jnp.float64
+        floor = Floor(absolute=FLOOR if in_double else FLOOR_IN_SINGLE)
+    prior, floor = as_arrays(prior, floor, rows.dtype)
+    check_prior(prior, k, rows.shape[1])
     same: dict[str, Any] = {"k": k, "n_init": n_init, "max_iter": max_iter, "tol": tol, "prior": prior, "floor": floor}
     same["callback"] = callback
-    arithmetic = small_arithmetic(rows.shape[0], rows.shape[1], k, covariance_type or "diag")
-    plain = start is None and chunk_size is None and init == "kmeans" and kind in FEATURE_BY_FEATURE
     if plain and arithmetic is not None:
         return _fit_small(key, rows, kind, scales, arithmetic, **same)
     found = _encoder(kind, scales, rows)
@@ -142,7 +148,7 @@ def fit_em(
         covariance_type=covariance_type,
         init=init,
         # Clusters are those of x where codes are turned.
-        metric=_metrics(z, found) if isinstance(found, Standardize) else found.code_variances(),
+        metric=_metrics(z, found) if isinstance(found, Standardize | Identity) else found.code_variances(),
         chunk_size=chunk_size,
         start=None if start is None else _start(start, found, z),
         **same,
@@ -158,7 +164,7 @@ def fit_em(
 def _fit_small(
     key: PRNGKeyArray, rows: Float[Array, "n d"], kind: Any, scales: set[Scales], arithmetic: Arithmetic, **options: Any
 ) -> EMFit:
-    """`fit_em` in NumPy, with nothing compiled."""
+    """`fit_em` in NumPy."""
     x = np.asarray(rows, np.float64)
     middle, scale = np.zeros(x.shape[1]), np.ones(x.shape[1])
     if kind is not Identity and "none" not in scales:
@@ -167,8 +173,9 @@ def _fit_small(
     return EMFit(found.gmm, Identity(found.gmm.d), found.history, found.converged)
 
 
-def _metrics(z: Float[Array, "n d"], encoder: Standardize) -> np.ndarray:
-    return clustering_units(np.asarray(z, np.float64), np.asarray(encoder.scale, np.float64)) ** -2
+def _metrics(z: Float[Array, "n d"], encoder: Standardize | Identity) -> np.ndarray:
+    scale = np.sqrt(np.asarray(encoder.code_variances(), np.float64))
+    return clustering_units(np.asarray(z, np.float64), scale) ** -2
 
 
 def as_rows(x: ArrayLike) -> Float[Array, "n d"]:

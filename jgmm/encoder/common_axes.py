@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from jgmm.errors import check
 from jgmm.numerics.linalg import matmul
 
 STEPS = 120
@@ -27,7 +28,8 @@ def learned_turns(
     codes: Float[np.ndarray, "n d"], clusters: Int[np.ndarray, " n"], size: int
 ) -> Float[np.ndarray, "g b b"]:
     """The rotations of each `size` codes that follow each other, such as those of a block of an image, to the axes that
-    their covariances in all clusters have in common."""
+    their covariances in all clusters have in common. Raises InputError where these do not make up all codes."""
+    check(codes.shape[1] % size == 0, f"groups of {size} do not make up {codes.shape[1]} codes.")
     order = np.argsort(clusters, kind="stable")
     ends = np.cumsum(np.bincount(clusters))
     found = []
@@ -48,10 +50,11 @@ def common_axes(covariances: Float[Array, "k d d"], weights: Float[Array, " k"])
 
     >>> import jax.numpy as jnp
     >>> from jgmm.encoder.common_axes import common_axes
-    >>> turned = jnp.array([[[1.0, 0.5], [0.5, 1.0]], [[2.0, -0.5], [-0.5, 2.0]]])
-    >>> print(abs(common_axes(turned, jnp.array([0.5, 0.5]))).round(2))
-    [[0.71 0.71]
-     [0.71 0.71]]
+    >>> covariances = jnp.array([[[2.0, 1.0], [1.0, 1.0]]])
+    >>> q = common_axes(covariances, jnp.ones(1))
+    >>> print(abs(q @ covariances[0] @ q.T).round(2))
+    [[2.62 0.  ]
+     [0.   0.38]]
     """
     eye = jnp.eye(covariances.shape[1], dtype=covariances.dtype)
 

@@ -47,10 +47,10 @@ def as_floats(name: str, x: Any, dtype: Any = jnp.float32, finite: bool = True) 
 
 
 def _on_device(x: np.ndarray, dtype: np.dtype) -> Array:
-    """`jnp.asarray` without its program, which is compiled anew for every shape."""
+    """A copy, as `jnp.asarray` makes, without its program, which is compiled anew for every shape."""
     native = jax.dtypes.canonicalize_dtype(dtype.newbyteorder("="))
     with np.errstate(over="ignore"):
-        return jax.device_put(x.astype(native, copy=False))
+        return jax.device_put(np.array(x, native))
 
 
 def _is_finite(given: Any, floating: Array) -> bool:

@@ -24,7 +24,7 @@ K, D = 3, 4
 
 
 def table(x, family, prior=None, floor=None):
-    return Table(x, arithmetic_of(family), Beliefs.of(*as_arrays(prior, floor, float), K, x.shape[1]))
+    return Table(x, arithmetic_of(family), Beliefs.of(*as_arrays(prior, floor, float), x.shape[1]))
 
 
 def arrays(mixture):
@@ -120,6 +120,33 @@ def test_a_fit_tells_its_states_and_stops_where_it_is_told():
     assert np.diff(long.history).min() > -1e-9
     again = jgmm.fit_em(0, x, 3, covariance_type="full", n_init=2)
     np.testing.assert_array_equal(long.gmm.means, again.gmm.means)
+
+
+def test_a_move_to_the_floor_is_none():
+    """29 of the flowers have one width of petals: a component on them alone has a likelihood without bound."""
+    x = load_iris().data
+    for seed in range(10):
+        fit = jgmm.fit_em(seed, x, 3, covariance_type="full")
+        assert fit.history[-1] == pytest.approx(-1.2013, abs=1e-3)
+        jgmm.fit_em(seed, x, 3, covariance_type="full", floor=Floor(absolute=0.0, relative=0.0))
+
+
+def test_moves_are_made_under_a_prior_for_all_components_and_not_under_one_of_each(monkeypatch):
+    seen = []
+    monkeypatch.setattr("jgmm.em.small.loop.moves", lambda *args: seen.append(args) or [])
+    x = load_iris().data
+    jgmm.fit_em(0, x, 3, prior=Prior(strength=1.0))
+    assert len(seen) == 1
+    jgmm.fit_em(0, x, 3, prior=Prior(strength=1.0, variance=np.ones((3, 4))))
+    assert len(seen) == 1
+
+
+def test_what_is_given_stays_the_callers_own():
+    """Later changes of an array do not reach the mixture made of it."""
+    means = np.zeros((1000, 16), np.float32)
+    gmm = jgmm.GMM.from_parameters(np.full(1000, 1e-3), means, np.ones(1000), "spherical")
+    means[:] = 5
+    assert float(jnp.abs(gmm.means).max()) == 0
 
 
 def test_what_is_small():

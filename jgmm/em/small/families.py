@@ -29,7 +29,8 @@ NEGLIGIBLE = 1e-15
 
 
 class Beliefs(NamedTuple):
-    """A prior and a floor (`jgmm.covariance.prior`) as NumPy arrays, the variances [1, D] or [K, D]."""
+    """A prior and a floor (`jgmm.covariance.prior`) as NumPy arrays; the variances are [1, D], or [K, D] where the
+    prior is told for every component."""
 
     strength: float
     variance: np.ndarray
@@ -39,9 +40,9 @@ class Beliefs(NamedTuple):
     relative: float
 
     @classmethod
-    def of(cls, prior: Prior, floor: Floor, k: int, d: int) -> "Beliefs":
-        says = float(prior.strength) > 0
-        variance = np.asarray(prior.variances(k, d), np.float64) if says else np.ones((1, d))
+    def of(cls, prior: Prior, floor: Floor, d: int) -> "Beliefs":
+        variance = np.atleast_2d(np.asarray(prior.variance, np.float64))
+        variance = np.broadcast_to(variance, (len(variance), d))
         relative = d * np.finfo(np.float64).eps if floor.relative is None else float(floor.relative)
         mean = np.broadcast_to(np.asarray(prior.mean, np.float64), (d,))
         return cls(float(prior.strength), variance, float(prior.mean_strength), mean, float(floor.absolute), relative)
@@ -79,6 +80,10 @@ class Arithmetic(ABC):
             shared = beliefs._replace(variance=beliefs.variance.mean(axis=0, keepdims=True))
             return self.mode(scatter.sum(axis=0, keepdims=True), counts.sum(keepdims=True), shared)
         return self.mode(scatter, counts, beliefs)
+
+    @abstractmethod
+    def thinnest(self, leaf: np.ndarray) -> np.ndarray:
+        """The least variance of a feature given those before it, [K] or [1]: near the floor where Σ_k is singular."""
 
     @abstractmethod
     def scaled(self, leaf: np.ndarray, scale: np.ndarray) -> np.ndarray:
@@ -137,6 +142,9 @@ class Matrices(Arithmetic):
         diagonal += (beliefs.absolute + beliefs.relative * diagonal.sum(axis=1) / d)[:, None]
         return np.linalg.cholesky(covariance)
 
+    def thinnest(self, leaf: np.ndarray) -> np.ndarray:
+        return (np.diagonal(leaf, axis1=1, axis2=2) ** 2).min(axis=1)
+
     def scaled(self, leaf: np.ndarray, scale: np.ndarray) -> np.ndarray:
         return scale[:, None] * leaf
 
@@ -168,6 +176,9 @@ class Diagonals(Arithmetic):
         total = np.maximum(counts + beliefs.strength, np.finfo(np.float64).tiny)
         return (scatter + beliefs.strength * beliefs.variance) / total[:, None] + beliefs.absolute
 
+    def thinnest(self, leaf: np.ndarray) -> np.ndarray:
+        return leaf.min(axis=1)
+
     def scaled(self, leaf: np.ndarray, scale: np.ndarray) -> np.ndarray:
         return leaf * scale * scale
 
@@ -189,6 +200,9 @@ class Spheres(Diagonals):
 
     def mode(self, scatter: np.ndarray, counts: np.ndarray, beliefs: Beliefs) -> np.ndarray:
         return super().mode(scatter, counts, beliefs).mean(axis=1)
+
+    def thinnest(self, leaf: np.ndarray) -> np.ndarray:
+        return leaf
 
     def scaled(self, leaf: np.ndarray, scale: np.ndarray) -> np.ndarray:
         return leaf * scale[0] * scale[0]

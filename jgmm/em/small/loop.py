@@ -18,6 +18,8 @@ from jgmm.mixture import GMM
 
 # The largest fits that are small: multiplications of an iteration, and responsibilities.
 WORK, PAIRS = 2**27, 2**19
+# A component with a variance of less than so many floors is at the floor.
+AT_FLOOR = 10
 
 
 class SmallFit(NamedTuple):
@@ -62,7 +64,7 @@ def fit_small(
         InputError: When the likelihood is not finite.
     """
     z = (x - middle) / scale
-    table = Table(z, arithmetic, Beliefs.of(prior, floor, k, x.shape[1]))
+    table = Table(z, arithmetic, Beliefs.of(prior, floor, x.shape[1]))
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
     units = clustering_units(z, scale)
 
@@ -72,16 +74,18 @@ def fit_small(
 
     search = _Search(table, max_iter, tol, watch)
     try:
-        runs = []
-        for i in range(n_init):
-            label = kmeans(rng, z / units[i % len(units)], k)
-            runs.append(search.climb(_Run(table.m_step(one_hot(label, k)), i)))
-        best = search.neighbors(rng, max(runs, key=lambda run: run.history[-1]))
+        with np.errstate(all="ignore"):  # what is not finite is found out
+            runs = []
+            for i in range(n_init):
+                label = kmeans(rng, z / units[i % len(units)], k)
+                runs.append(search.climb(_Run(table.m_step(one_hot(label, k)), i)))
+            best = search.neighbors(rng, max(runs, key=lambda run: run.history[-1]))
     except np.linalg.LinAlgError:
         raise not_finite(dtype) from None
     log_weights, means, leaf = best.mixture
     of_x = Mixture(log_weights, middle + means * scale, arithmetic.scaled(leaf, scale))
-    history = [objective - np.log(scale).sum() for objective in best.history]
+    log_volume = float(np.log(scale).sum())
+    history = [objective - log_volume for objective in best.history]
     return SmallFit(_gmm(of_x, arithmetic, dtype), history, best.converged)
 
 
@@ -155,15 +159,14 @@ class _Search:
     def neighbors(self, rng: np.random.Generator, run: _Run) -> _Run:
         """The last of the runs that moves lead to, each better than the one before: one iteration of its history each.
 
-        A prior that is told for every component says where each belongs, and none moves.
+        A prior that is told for every component says where each belongs, and none moves. A move that ends in more
+        components as thin as the floor, such as the rows of one value of a feature, is not better: only the floor
+        bounds the likelihood there.
         """
-        quietly = replace(self, watch=lambda run: None)
         movable = len(run.mixture.means) > 1 and len(self.table.beliefs.variance) == 1
         while movable and run.converged and len(run.history) < self.max_iter:
-            tried = (
-                quietly.climb(_Run(self.table.m_step(r), run.restart)) for r in moves(self.table, rng, run.mixture)
-            )
-            better = next((found for found in tried if found.history[-1] > run.history[-1] + self.tol), None)
+            tried = (self._tried(r, run) for r in moves(self.table, rng, run.mixture))
+            better = next((found for found in tried if found is not None), None)
             if better is None:
                 break
             run = replace(
@@ -174,3 +177,16 @@ class _Search:
             )
             self.watch(run)
         return run
+
+    def _tried(self, r: np.ndarray, run: _Run) -> _Run | None:
+        """What EM makes of responsibilities, if that is better than a run."""
+        try:
+            found = replace(self, watch=lambda run: None).climb(_Run(self.table.m_step(r), run.restart))
+        except np.linalg.LinAlgError:
+            return None
+        better = found.converged and found.history[-1] > run.history[-1] + self.tol
+        return found if better and self._n_at_floor(found) <= self._n_at_floor(run) else None
+
+    def _n_at_floor(self, run: _Run) -> int:
+        thinnest = self.table.arithmetic.thinnest(run.mixture.leaf)
+        return int((thinnest < AT_FLOOR * self.table.beliefs.absolute).sum())

@@ -51,7 +51,10 @@ def _halved(
     for _ in range(SHAPING):
         if share.sum(axis=1).min() < LEAST:
             return _Halves(None, -np.inf)
-        pair = table.m_step(share, rows)
+        try:
+            pair = table.m_step(share, rows)
+        except np.linalg.LinAlgError:
+            return _Halves(None, -np.inf)
         # The halves share the weight, and a covariance that all components share.
         pair = pair._replace(log_weights=pair.log_weights + mixture.log_weights[k])
         pair = pair._replace(leaf=mixture.leaf) if table.arithmetic.tied else pair

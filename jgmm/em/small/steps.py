@@ -5,10 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jgmm.em.initializers import LLOYD_TOLERANCE, MAX_LLOYD
 from jgmm.em.small.families import Arithmetic, Beliefs
 
-# k-means: as `jgmm.em.initializers`.
-MAX_LLOYD, LLOYD_TOLERANCE = 25, 1e-3
 TINY = np.finfo(np.float64).tiny
 
 
