@@ -5,8 +5,8 @@
 45,000 images of CIFAR-10, K=100, diagonal covariances. The clock of jgmm starts before the PCA and includes clusters
 and compiling, with an empty cache. scikit-learn gets the codes and the start of each of the two and does its own
 iterations in float32; its clock starts with the seconds that jgmm has taken so far. Likelihoods are those of training
-images with uniform noise, before every iteration; jgmm goes on until the objective changes by less than 1e-3 nats, scikit-learn for 60
-iterations.
+images with uniform noise, before every iteration; jgmm goes on until the objective changes by less than 1e-3 nats,
+scikit-learn for 60 iterations.
 """
 
 import argparse
