@@ -150,7 +150,7 @@ def test_bounds_survive_a_kill(tmp_path, data):
     whole = fit(x, 6, callback=states.append)
     progress = InterruptedFit(tmp_path)
     progress.save(states[3], Mark())
-    kept, _ = InterruptedFit(tmp_path).load(K, x.shape, "full", jnp.float32)
+    kept, _ = InterruptedFit(tmp_path).load(K, x.shape, "full", jnp.float32, Prior())
     np.testing.assert_array_equal(kept.bounds, states[3].bounds)
     resumed = fit(x, 6, state=kept)
     for a, b in zip(jax.tree.leaves(resumed.gmm), jax.tree.leaves(whole.gmm), strict=True):
