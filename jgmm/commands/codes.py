@@ -71,24 +71,25 @@ def fit_encoder(
             interrupted.save_pca(*fitted)
     pca, spectrum = fitted
     _say_spectrum(pca, spectrum)
-    encoder = in_basis(options, train.shape, pca)
-    if options.basis != "learned" or not isinstance(encoder, RotatedPCA):
-        return encoder, spectrum
-    return _learned(options, train, encoder, spectrum, interrupted), spectrum
-
-
-def in_basis(options: Common, shape: tuple[int, ...], pca: PCA) -> Encoder:
-    """Principal components turned to the axes that the options ask for."""
-    name, block = basis_of(options, shape)
+    name, block = basis_of(options, train.shape)
     if block is None:
         print("basis: the principal axes")
-        return pca
+        return pca, spectrum
     print(f"basis: {name}, blocks of {block}x{block} pixels of the whitened image")
-    return RotatedPCA.of(pca, turn(patterns(BASES[name], shape, block), np.asarray(pca.components[: pca.n_codes])))
+    rotation = turn(patterns(BASES[name], train.shape, block), np.asarray(pca.components[: pca.n_codes]))
+    encoder = RotatedPCA.of(pca, rotation)
+    if name == "learned":
+        encoder = _learned(options, train, block, encoder, spectrum, interrupted)
+    return encoder, spectrum
 
 
 def _learned(
-    options: Common, train: Images, start: RotatedPCA, spectrum: Spectrum, interrupted: InterruptedFit | None
+    options: Common,
+    train: Images,
+    block: int,
+    start: RotatedPCA,
+    spectrum: Spectrum,
+    interrupted: InterruptedFit | None,
 ) -> RotatedPCA:
     """An encoder whose axes, block by block, are those that clusters of images have in common."""
     d, p = start.n_codes, int(np.prod(train.shape))
@@ -96,8 +97,7 @@ def _learned(
     turns = interrupted.load_turns(options.dtype) if interrupted else None
     if turns is None:
         codes = to_codes(options, train, start, spectrum).values
-        _, block = basis_of(options, train.shape)
-        size = int(block or 1) ** 2 * train.shape[-1]
+        size = block * block * train.shape[-1]
         key = jax.random.fold_in(jax.random.key(options.seed), BASIS_STREAM)
         clusters = log_energy(key, codes, max(1, min(CLUSTERS, len(train) // size)), jnp.ones_like(codes[0]))
         turns = learned_turns(np.asarray(codes), np.asarray(clusters), size)

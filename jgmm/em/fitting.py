@@ -128,17 +128,17 @@ def fit_em(
     check(callback is None or callable(callback), f"callback must be a function of the state, got {short(callback)}.")
     scales = _scales(covariance_type, start, k, rows)
     kind = encoder if isinstance(encoder, Encoder) else ENCODERS.resolve(encoder)
-    arithmetic = small_arithmetic(rows.shape[0], rows.shape[1], k, covariance_type or "diag")
     clusters = isinstance(init, str) and INITIALIZERS.canonical(init) == "kmeans"
     plain = start is None and chunk_size is None and clusters and kind in FEATURE_BY_FEATURE
+    arithmetic = small_arithmetic(rows.shape, k, covariance_type or "diag") if plain else None
     if floor is None:
-        in_double = plain and arithmetic is not None or rows.dtype == jnp.float64
+        in_double = arithmetic is not None or rows.dtype == jnp.float64
         floor = Floor(absolute=FLOOR if in_double else FLOOR_IN_SINGLE)
     prior, floor = as_arrays(prior, floor, rows.dtype)
     check_prior(prior, k, rows.shape[1])
     same: dict[str, Any] = {"k": k, "n_init": n_init, "max_iter": max_iter, "tol": tol, "prior": prior, "floor": floor}
     same["callback"] = callback
-    if plain and arithmetic is not None:
+    if arithmetic is not None:
         return _fit_small(key, rows, kind, scales, arithmetic, **same)
     found = _encoder(kind, scales, rows)
     z, log_residual = encode_with_residual(found, rows)
@@ -175,7 +175,7 @@ def _fit_small(
 
 def _metrics(z: Float[Array, "n d"], encoder: Standardize | Identity) -> np.ndarray:
     scale = np.sqrt(np.asarray(encoder.code_variances(), np.float64))
-    return clustering_units(np.asarray(z, np.float64), scale) ** -2
+    return clustering_units(np.asarray(z.std(axis=0), np.float64), scale) ** -2
 
 
 def as_rows(x: ArrayLike) -> Float[Array, "n d"]:

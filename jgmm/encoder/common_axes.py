@@ -61,7 +61,7 @@ def common_axes(covariances: Float[Array, "k d d"], weights: Float[Array, " k"])
     def sum_and_gradient(q: Array) -> tuple[Array, Array]:
         product = matmul(q[None], covariances)  # (K, D, D)
         variances = (product * q[None]).sum(axis=2)
-        gradient = jnp.einsum("ka,kad->ad", weights[:, None] / variances, product)
+        gradient = ((weights[:, None] / variances)[:, :, None] * product).sum(axis=0)
         return 0.5 * (weights[:, None] * jnp.log(variances)).sum(), gradient
 
     def step(_: Array, state: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:

@@ -150,11 +150,11 @@ def test_what_is_given_stays_the_callers_own():
 
 
 def test_what_is_small():
-    assert small_arithmetic(1797, 64, 10, "full") is not None
-    assert small_arithmetic(1797, 64, 10, "tied-diag").tied
-    assert small_arithmetic(50_000, 64, 100, "full") is None
-    assert small_arithmetic(10**6, 1, 10, "diag") is None
-    assert small_arithmetic(100, 2, 2, lambda k, d, dtype: None) is None
+    assert small_arithmetic((1797, 64), 10, "full") is not None
+    assert small_arithmetic((1797, 64), 10, "tied-diag").tied
+    assert small_arithmetic((50_000, 64), 100, "full") is None
+    assert small_arithmetic((10**6, 1), 10, "diag") is None
+    assert small_arithmetic((100, 2), 2, lambda k, d, dtype: None) is None
 
 
 def test_a_likelihood_without_bound_is_refused():

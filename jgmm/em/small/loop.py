@@ -30,9 +30,10 @@ class SmallFit(NamedTuple):
     converged: bool
 
 
-def small_arithmetic(n: int, d: int, k: int, family: Family) -> Arithmetic | None:
-    """The arithmetic of a family, for a fit so small that NumPy ends before a compiler would; None for a larger one, a
-    family that NumPy does not know, and where JAX computes on another device than the CPU."""
+def small_arithmetic(shape: tuple[int, ...], k: int, family: Family) -> Arithmetic | None:
+    """The arithmetic of a family, for a fit to rows [N, D] so small that NumPy ends before a compiler would; None for a
+    larger one, a family that NumPy does not know, and where JAX computes on another device than the CPU."""
+    n, d = shape
     arithmetic = arithmetic_of(family)
     if arithmetic is None or jax.default_backend() != "cpu":
         return None
@@ -66,7 +67,7 @@ def fit_small(
     z = (x - middle) / scale
     table = Table(z, arithmetic, Beliefs.of(prior, floor, x.shape[1]))
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
-    units = clustering_units(z, scale)
+    units = clustering_units(z.std(axis=0), scale)
 
     def watch(run: _Run) -> None:
         if callback is not None:
@@ -89,9 +90,8 @@ def fit_small(
     return SmallFit(_gmm(of_x, arithmetic, dtype), history, best.converged)
 
 
-def clustering_units(z: np.ndarray, scale: np.ndarray) -> np.ndarray:
+def clustering_units(deviation: np.ndarray, scale: np.ndarray) -> np.ndarray:
     """The units in which starts find their clusters, in turns, [3, D]: those of z, those of x, equal deviations."""
-    deviation = z.std(axis=0)
     return np.stack([np.ones_like(scale), scale.max() / scale, np.where(deviation > 0, deviation, 1)])
 
 
