@@ -17,7 +17,8 @@ from jgmm.data import Images, rescale
 from jgmm.encoder.base import Encoder
 from jgmm.encoder.identity import Identity
 from jgmm.encoder.images import encode_images
-from jgmm.encoder.pca import fit_pca, mean_and_covariance
+from jgmm.encoder.pca import fit_pca
+from jgmm.encoder.scatter import mean_and_covariance
 from jgmm.errors import check
 from jgmm.mixture import GMM
 from jgmm.numerics.linalg import matmul

@@ -8,10 +8,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jgmm.checkpoint.interrupted import InterruptedFit
-from jgmm.commands.inputs import basis_of
+from jgmm.commands.inputs import basis_of, is_local
 from jgmm.commands.options import Common
 from jgmm.covariance.prior import Floor, Prior
-from jgmm.data.images import CELL_VARIANCE, Images
+from jgmm.data.images import CELL_VARIANCE, Images, mirror_of
 from jgmm.em.initializers import log_energy
 from jgmm.encoder.base import Encoder, encode_with_residual
 from jgmm.encoder.bases import patterns, turn
@@ -65,6 +65,7 @@ def fit_encoder(
             residual=options.residual,
             **train.units._asdict(),
             noise_variance=CELL_VARIANCE if options.dequantize and train.is_8_bit else 0.0,
+            **_scatter(options, train),
             dtype=options.dtype,
         )
         if interrupted:
@@ -81,6 +82,18 @@ def fit_encoder(
     if name == "learned":
         encoder = _learned(options, train, block, encoder, spectrum, interrupted)
     return encoder, spectrum
+
+
+def _scatter(options: Common, train: Images) -> dict[str, Any]:
+    """Which scatter of the images `fit_pca` takes the components of."""
+    whole = is_local(options, train.shape)
+    robust = whole if options.scatter == "auto" else options.scatter == "robust"
+    mirror = mirror_of(train.shape) if options.symmetric and whole and train.has_mirror_images else None
+    print(
+        f"PCA: {'robust scatter' if robust else 'covariance'}"
+        + (", mirror images as likely" if mirror is not None else "")
+    )
+    return {"mirror": mirror, "robust": robust}
 
 
 def _learned(

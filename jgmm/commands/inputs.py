@@ -155,11 +155,17 @@ def check_data(options: Common, data: Data) -> None:
     )
 
 
+def is_local(options: Common, shape: tuple[int, ...]) -> bool:
+    """Whether the examples are images of which all components are kept, so that axes may be those of blocks."""
+    return len(shape) == 3 and options.n_pca == "all"
+
+
 def basis_of(options: Common, shape: tuple[int, ...]) -> tuple[str, int | None]:
     """The name of the basis that the options choose for examples of a shape, and the side of its blocks; None for
     principal axes. Raises InputError for blocks that do not tile an image."""
-    local = len(shape) == 3 and options.n_pca == "all"
-    name = ("cosine" if local else "pca") if options.basis == "auto" else BASES.canonical(options.basis)
+    name = (
+        ("cosine" if is_local(options, shape) else "pca") if options.basis == "auto" else BASES.canonical(options.basis)
+    )
     if name == "pca":
         check(options.block is None, "--block is the side of the blocks of a local basis: name one with --basis.")
         return name, None

@@ -53,6 +53,12 @@ class Common:
     """The number of principal components kept as codes; with none the pixels themselves are fitted."""
     residual: Annotated[str, one_of(RESIDUALS)] = "spectrum"
     """The variance of the principal directions that are not kept; with none they are lost, and so is the density."""
+    scatter: Literal["auto", "sample", "robust"] = "auto"
+    """The scatter that the principal components are those of: the covariance (sample), or one in which every image
+    counts in units of its own contrast [default: robust for images of which all components are kept, else sample]."""
+    symmetric: bool = True
+    """Take an image and its mirror image as equally likely in that scatter, where all components are kept and mirror
+    images are of the same kind, as those of digits are not."""
 
     basis: Annotated[str, one_of(BASES, "auto")] = "auto"
     """The axes that the whitened principal components are turned to: their own (pca), pixels (zca), the cosines or Haar
@@ -172,6 +178,7 @@ class Options(Common, _Mixture):
         """The inverse of `to_json`."""
         paths = ("out", "data", "data_dir", "init_from")
         before: dict[str, Any] = {"pixels": "raw", "basis": "pca", "prior": "data", "min_count": 0.0}
+        before |= {"scatter": "sample", "symmetric": False}
         values = before | values  # versions before these options did as they say
         typed: dict[str, Any] = {n: Path(v) if n in paths and v is not None else v for n, v in values.items()}
         return cls(**typed)

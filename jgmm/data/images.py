@@ -85,6 +85,11 @@ class Images:
         return replace(self, pixels=pixels, labels=None if self.labels is None else np.tile(self.labels, 2))
 
 
+def mirror_of(shape: tuple[int, ...]) -> np.ndarray:
+    """The feature [D] that every feature of an image [H, W, C] changes places with in its mirror image."""
+    return np.arange(np.prod(shape)).reshape(shape)[:, ::-1].ravel()
+
+
 def rescale(pixels: np.ndarray, dtype: DTypeLike = np.float32) -> np.ndarray:
     """8-bit values v become v / 127.5 − 1 in [-1, 1], others stay as they are; the shape stays."""
     values = pixels.astype(dtype)

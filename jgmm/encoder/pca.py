@@ -19,17 +19,12 @@ from numpy.typing import DTypeLike
 
 from jgmm.covariance.base import Covariance
 from jgmm.encoder.base import Encoder
-from jgmm.errors import InputError, check, check_count, check_number, short
+from jgmm.encoder.scatter import RESOLUTION, scatter_of
+from jgmm.errors import check, check_count, check_number, short
 from jgmm.numerics.arguments import check_table
 from jgmm.numerics.linalg import matmul
 from jgmm.numerics.pytree import pytree
 from jgmm.registry import RESIDUALS
-
-# Directions with less than this share of the largest variance count as having none: below it neither the
-# eigenvalues of a float64 covariance nor float32 codes carry digits.
-RESOLUTION = 1e-11
-# Rows taken at a time while the covariance is summed in float64.
-ROWS = 4096
 
 
 @pytree
@@ -96,7 +91,7 @@ class Spectrum:
     """What a PCA found in the data, in float64 on the host.
 
     Attributes:
-        variances: the eigenvalues of the covariance of x (divisor N), falling.
+        variances: the eigenvalues of the covariance of x (divisor N), or of its robust scatter, falling.
         rank: how many of them are above the resolution; the others are directions without variance.
         floor: the variance those directions are given.
         n_codes: how many directions are kept as codes.
@@ -128,17 +123,6 @@ def keep_none(dropped: np.ndarray) -> None:
     return
 
 
-def mean_and_covariance(x: Real[np.ndarray, "n p"], scale: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
-    """The mean and covariance (divisor N) of scale · x, summed in float64 about the mean."""
-    n, p = x.shape
-    mean = x.mean(axis=0, dtype=np.float64)
-    total = np.zeros((p, p))
-    for start in range(0, n, ROWS):
-        centered = x[start : start + ROWS] - mean
-        total += centered.T @ centered
-    return mean * scale, total * (scale * scale / n)
-
-
 def fit_pca(
     x: Real[np.ndarray, "n p"],
     n_components: int | None = None,
@@ -147,6 +131,8 @@ def fit_pca(
     scale: float = 1.0,
     shift: float = 0.0,
     noise_variance: float = 0.0,
+    mirror: Int[np.ndarray, " p"] | None = None,
+    robust: bool = False,
     floor: float | None = None,
     dtype: DTypeLike = np.float32,
 ) -> tuple[PCA, Spectrum]:
@@ -160,6 +146,8 @@ def fit_pca(
         n_components: how many directions become codes; None for all. Directions without variance never do.
         residual: what becomes of the others, a name in `jgmm.registry.RESIDUALS`, or a function.
         noise_variance: of independent noise that the features will be given on top, such as dequantization.
+        mirror: the feature that each changes places with in a row that is as likely (`jgmm.encoder.scatter`).
+        robust: whether the components are those of a robust scatter, in the place of the covariance.
         floor: the variance of directions without any; None for 1e-6 of the mean variance.
         dtype: of the result.
     Raises:
@@ -176,13 +164,9 @@ def fit_pca(
     if floor is not None:
         check_number("floor", floor, least=0, open_ends=True)
     keep = RESIDUALS.resolve(residual)
-    with np.errstate(over="ignore", invalid="ignore"):
-        mean, cov = mean_and_covariance(x, scale)
-    if not cov.max() < np.sqrt(np.finfo(dtype).max):  # false for NaN too
-        check(np.isfinite(x).all(), "the data contain NaN or infinite values: remove those rows first.")
-        raise InputError(f"the data are too large to square in {np.dtype(dtype)}: rescale them to a deviation near 1.")
-    variances, vectors = np.linalg.eigh(cov)
-    variances, vectors = np.maximum(variances[::-1], 0) + noise_variance, vectors[:, ::-1]
+    mean, variances, axes = scatter_of(
+        x, scale=scale, noise_variance=noise_variance, mirror=mirror, robust=robust, dtype=dtype
+    )
     constant = np.finfo(np.float64).eps * float(np.abs(mean).max(initial=0)) ** 2
     check(
         variances[0] - noise_variance > constant,
@@ -197,7 +181,7 @@ def fit_pca(
         used = used[:n_codes] if rest is None else np.concatenate([used[:n_codes], rest])
     pca = PCA(
         jnp.asarray((mean + shift).astype(dtype)),
-        jnp.asarray(np.ascontiguousarray(vectors.T[: len(used)]).astype(dtype)),
+        jnp.asarray(axes[: len(used)].astype(dtype)),
         jnp.asarray(np.sqrt(used).astype(dtype)),
         n_codes,
     )

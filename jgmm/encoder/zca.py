@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int, Real
 
 from jgmm.covariance.base import Covariance
 from jgmm.encoder.base import Encoder
-from jgmm.encoder.pca import mean_and_covariance
+from jgmm.encoder.scatter import mean_and_covariance
 from jgmm.numerics.linalg import matmul
 from jgmm.numerics.pytree import pytree
 
