@@ -21,6 +21,12 @@ def matmul(a: Array, b: Array) -> Array:
     return jnp.matmul(a, b, precision=config.jax_default_matmul_precision or "highest")
 
 
+def einsum(subscripts: str, *arrays: Array) -> Array:
+    """`jnp.einsum` in the precision of `matmul`."""
+    config: Any = jax.config
+    return jnp.einsum(subscripts, *arrays, precision=config.jax_default_matmul_precision or "highest")
+
+
 def principal_directions(key: PRNGKeyArray, x: Float[Array, "n d"], q: int) -> Float[Array, "d q"]:
     """Orthonormal columns that span nearly what the q leading right singular vectors of x do, by subspace iteration
     from a random start (Halko, Martinsson and Tropp, Finding structure with randomness, 2011, algorithm 4.4)."""

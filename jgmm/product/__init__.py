@@ -1,0 +1,1 @@
+"""Mixtures that are products of block mixtures, with hidden classes above the blocks."""

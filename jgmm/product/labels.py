@@ -1,0 +1,167 @@
+"""The law of the labels of blocks: a tree of hidden classes, whose leaves are the labels.
+
+    p(labels) = Σ_classes p(c_root) Π_v p(c_v | c_parent(v)) Π_b p(label_b | c_parent(b))
+
+Without classes the labels are independent. With one level of them a class of the whole decides how likely each label is
+in every block; with more the classes of regions do, which depend on those of larger regions (for wavelets of images this
+is the hidden Markov tree of Crouse, Nowak and Baraniuk, Wavelet-based statistical signal processing using hidden Markov
+models, IEEE Transactions on Signal Processing 46, 1998). All sums over classes are done exactly by one pass up the tree.
+Its derivatives are the posterior (Darwiche, A differential approach to inference in Bayesian networks, Journal of the
+ACM 50, 2003): with e_bk = log p(x_b | label_b = k),
+
+    p(label_b = k | x) = ∂ log p(x) / ∂ e_bk,    E[number of transitions s -> t at v | x] = ∂ log p(x) / ∂ log p_v(t | s)
+"""
+
+from collections.abc import Sequence
+from dataclasses import field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from jgmm.errors import check
+from jgmm.numerics.linalg import einsum
+from jgmm.numerics.pytree import pytree
+
+
+@pytree
+class LabelTree:
+    """log-probabilities, level by level from the root; one class there and nothing between makes labels independent.
+
+    Attributes:
+        root: log p(c_root) [S].
+        tables: For every level below, log p(t | s) of every node given the class of its parent [V, S, T]; in the last
+            the nodes are the blocks and t are their labels.
+        parents: For every level, which node of the level above each node hangs from.
+
+    >>> import jax.numpy as jnp
+    >>> from jgmm.product.labels import LabelTree
+    >>> labels = LabelTree.independent(jnp.log(jnp.array([[0.5, 0.5], [0.1, 0.9]])))
+    >>> labels.n_blocks, labels.k, labels.n_classes, float(labels.entropy().round(3))
+    (2, 2, 1, 1.018)
+    """
+
+    root: Float[Array, " s"]
+    tables: tuple[Float[Array, "v s t"], ...]
+    parents: tuple[tuple[int, ...], ...] = field(metadata={"static": True})
+
+    def __post_init__(self) -> None:
+        above = 1
+        for parents in self.parents:
+            check(all(0 <= p < above for p in parents), f"parents must be from 0 to {above - 1}, got {parents}.")
+            above = len(parents)
+        check(len(self.tables) == len(self.parents) > 0, "expected a table and parents for every level of the tree.")
+
+    @classmethod
+    def independent(cls, log_weights: Float[Array, "b k"]) -> "LabelTree":
+        """Labels of blocks that know nothing of each other."""
+        n_blocks = log_weights.shape[0]
+        return cls(jnp.zeros(1, log_weights.dtype), (log_weights[:, None],), ((0,) * n_blocks,))
+
+    @property
+    def n_blocks(self) -> int:
+        """The number of blocks."""
+        return len(self.parents[-1])
+
+    @property
+    def n_classes(self) -> int:
+        """The number of classes of the whole."""
+        return self.root.shape[0]
+
+    @property
+    def k(self) -> int:
+        """The number of labels."""
+        return self.tables[-1].shape[2]
+
+    @property
+    def n_parameters(self) -> int:
+        """How many numbers are free: the last of each distribution is not."""
+        return self.n_classes - 1 + sum(table.size - table.shape[0] * table.shape[1] for table in self.tables)
+
+    def log_likelihood(self, evidence: Float[Array, "n b k"]) -> Float[Array, " n"]:
+        """log Σ_labels p(labels) exp(Σ_b e_b,label_b), for every row of evidence e."""
+        found = self.class_log_joint(evidence)
+        return jax.nn.logsumexp(found, axis=1)
+
+    def class_log_joint(self, evidence: Float[Array, "n b k"]) -> Float[Array, "n s"]:
+        """log p(c_root) + log p(x | c_root)."""
+        below = jnp.moveaxis(evidence, 1, 0)
+        above = [len(parents) for parents in (*self.parents[-2::-1], (0,))]
+        for table, parents, n_nodes in zip(self.tables[::-1], self.parents[::-1], above, strict=True):
+            most = jax.lax.stop_gradient(below.max(axis=2, keepdims=True))
+            most = jnp.where(jnp.isfinite(most), most, 0)
+            sums = einsum("vnt,vst->vns", jnp.exp(below - most), jnp.exp(table))
+            message = jnp.log(jnp.maximum(sums, jnp.finfo(sums.dtype).tiny)) + most
+            below = jax.ops.segment_sum(message, np.asarray(parents), num_segments=n_nodes)
+        return self.root[None] + below[0]
+
+    def posterior(self, evidence: Float[Array, "n b k"]) -> Float[Array, "n b k"]:
+        """p(label_b = k | x), for every row of evidence."""
+        return jax.grad(lambda e: self.log_likelihood(e).sum())(evidence)
+
+    def counts(self, evidence: Float[Array, "n b k"], weight: Float[Array, " n"]) -> tuple[Array, "LabelTree"]:
+        """The log-likelihood of every row of evidence, and the expected numbers of all transitions in rows of these
+        weights, in the place of their log-probabilities."""
+
+        def total(labels: LabelTree) -> tuple[Array, Array]:
+            log_likelihood = labels.log_likelihood(evidence)
+            return (weight * log_likelihood).sum(), log_likelihood
+
+        counts, log_likelihood = jax.grad(total, has_aux=True)(self)
+        return log_likelihood, counts
+
+    def marginals(self) -> list[Float[Array, "v t"]]:
+        """The probabilities of the classes of all nodes, level by level from the root; those of labels are the last."""
+        found = [jnp.exp(self.root)[None]]
+        for table, parents in zip(self.tables, self.parents, strict=True):
+            found.append(einsum("vs,vst->vt", found[-1][np.asarray(parents)], jnp.exp(table)))
+        return found
+
+    def entropy(self) -> Float[Array, ""]:
+        """The entropy of the labels and the classes above them together, nats."""
+        marginals = self.marginals()
+        total = _entropy(self.root)
+        for table, parents, above in zip(self.tables, self.parents, marginals, strict=False):
+            total = total + (above[np.asarray(parents)] * _entropy(table)).sum()
+        return total
+
+    def sample(self, key: PRNGKeyArray, n: int) -> Int[Array, "n b"]:
+        """Labels of all blocks, n times."""
+        keys = jax.random.split(key, len(self.tables) + 1)
+        states = _draw(keys[0], jnp.broadcast_to(self.root, (n, 1, self.n_classes)))
+        for key, table, parents in zip(keys[1:], self.tables, self.parents, strict=True):
+            nodes = np.arange(len(parents))
+            states = _draw(key, table[nodes[None], states[:, np.asarray(parents)]])
+        return states
+
+
+def _entropy(log_p: Float[Array, "*v t"]) -> Float[Array, "*v"]:
+    p = jnp.exp(log_p)
+    return -jnp.where(p > 0, p * jnp.where(p > 0, log_p, 0), 0).sum(axis=-1)
+
+
+def _draw(key: PRNGKeyArray, log_p: Float[Array, "n v t"]) -> Int[Array, "n v"]:
+    """By inversion of the cumulative probabilities."""
+    edges = jnp.cumsum(jnp.exp(log_p), axis=-1)
+    u = jax.random.uniform(key, (*log_p.shape[:-1], 1), log_p.dtype) * edges[..., -1:]
+    return jnp.minimum((edges <= u).sum(axis=-1), log_p.shape[-1] - 1).astype(jnp.int32)
+
+
+def grid_parents(shape: Sequence[int], levels: int) -> tuple[tuple[int, ...], ...]:
+    """The parents of a tree with so many levels of classes over a grid of blocks: every class below the first is that
+    of 2 x 2 classes or blocks below it, and the first that of the whole.
+
+    Raises:
+        InputError: For more levels than the grid can be halved for.
+    """
+    grids = [tuple(shape)]
+    for _ in range(levels - 1):
+        check(max(grids[0]) > 2, f"a grid of {'x'.join(map(str, shape))} blocks has no room for {levels} levels.")
+        grids.insert(0, tuple(-(-side // 2) for side in grids[0]))
+    found: list[Any] = [(0,) * int(np.prod(grids[0]))]
+    for above, below in zip(grids[:-1], grids[1:], strict=True):
+        index = [i // 2 for i in np.indices(below)]
+        found.append(tuple(int(p) for p in np.ravel_multi_index(index, above).ravel()))
+    return tuple(found)
