@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from jgmm.errors import InputError as InputError
     from jgmm.gradient import fit_gradient as fit_gradient
     from jgmm.mixture import GMM as GMM
+    from jgmm.product.fitting import ProductFit as ProductFit
+    from jgmm.product.fitting import fit_product as fit_product
+    from jgmm.product.mixture import ProductMixture as ProductMixture
     from jgmm.source import Source as Source
     from jgmm.source import log_prob as log_prob
     from jgmm.source import normalize as normalize
@@ -34,10 +37,13 @@ _PUBLIC = {
     "InputError": "jgmm.errors:InputError",
     "PCA": "jgmm.encoder.pca:PCA",
     "Prior": "jgmm.covariance.prior:Prior",
+    "ProductFit": "jgmm.product.fitting:ProductFit",
+    "ProductMixture": "jgmm.product.mixture:ProductMixture",
     "Source": "jgmm.source:Source",
     "completion": "jgmm.completion",
     "fit_em": "jgmm.em.fitting:fit_em",
     "fit_gradient": "jgmm.gradient:fit_gradient",
+    "fit_product": "jgmm.product.fitting:fit_product",
     "interpolant": "jgmm.interpolant",
     "load": "jgmm.checkpoint.models:load",
     "log_prob": "jgmm.source:log_prob",

@@ -71,7 +71,7 @@ def main(args: Sequence[str] | None = None) -> None:
     images = images_for(config, options.data, options.dataset, options.data_dir, options.pixels)
     check(images.shape == source.shape, f"the run models images of {source.shape}, the data are {images.shape}.")
     chosen = np.random.default_rng(options.seed).choice(len(images), min(options.n, len(images)), replace=False)
-    pixels = rescale(images.pixels[chosen], source.gmm.means.dtype)
+    pixels = rescale(images.pixels[chosen], source.gmm.dtype)
     known = _half(source.shape, options.known)
     x0 = source.from_pixels(jnp.asarray(pixels))
     found = complete_images(jax.random.key(options.seed), source, x0, known, draws=options.draws)

@@ -132,6 +132,11 @@ class GMM:
         return self.means.shape[-1]
 
     @property
+    def dtype(self) -> Any:
+        """Of the parameters."""
+        return self.means.dtype
+
+    @property
     def batch_shape(self) -> tuple[int, ...]:
         """The leading axes of the leaves; () for a single mixture."""
         return self.means.shape[:-2]

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from jgmm.covariance.full import Full
 from jgmm.encoder.base import Encoder, decode_means, encode_with_residual
 from jgmm.errors import InputError, check, check_count, short
 from jgmm.mixture import GMM
@@ -20,7 +21,10 @@ from jgmm.numerics.arguments import as_floats, as_key, check_kind
 from jgmm.numerics.linalg import matmul
 from jgmm.numerics.pytree import pytree
 from jgmm.numerics.typing import ArrayLike
+from jgmm.product.mixture import ProductMixture
 from jgmm.registry import NORMALIZATIONS
+
+Mixture = GMM | ProductMixture
 
 
 @pytree
@@ -28,7 +32,7 @@ class Source:
     """A mixture of normalized images, or of normalized rows.
 
     Attributes:
-        gmm: The mixture, in codes.
+        gmm: The mixture, in codes: a `GMM`, or a `ProductMixture` of blocks of them.
         encoder: Between pixels and codes.
         mean, std: The normalization of pixels, of a shape that broadcasts with `shape`.
         shape: Of one image, (H, W, C), or (D,) for plain vectors.
@@ -41,7 +45,7 @@ class Source:
     (3, 2)
     """
 
-    gmm: GMM
+    gmm: Mixture
     encoder: Encoder
     mean: Array
     std: Array
@@ -67,7 +71,8 @@ class Source:
         component: int | Array | None = None,
         return_components: bool = False,
     ) -> Any:
-        """n normalized images x0, [n, *shape], and with `return_components` the component of each as well.
+        """n normalized images x0, [n, *shape], and with `return_components` the component of each as well, of a product
+        the labels of its blocks.
 
         Pure; n is static under jit, the rest may be traced. The same key gives the same draw on any number of devices.
         Memory is O(n D) beside the parameters: no array of n matrices exists, whatever the covariance family.
@@ -128,10 +133,11 @@ def log_prob(model: Any, x: ArrayLike) -> Array:
 
 
 def _check_model(model: Any) -> None:
-    check_kind("model", model, (Source, GMM), "a jgmm.Source or a jgmm.GMM, as jgmm.load returns them")
+    kinds = (Source, GMM, ProductMixture)
+    check_kind("model", model, kinds, "a jgmm.Source, a jgmm.GMM or a jgmm.ProductMixture, as jgmm.load returns them")
 
 
-def unnormalized(gmm: GMM, encoder: Encoder, shape: tuple[int, ...]) -> Source:
+def unnormalized(gmm: Mixture, encoder: Encoder, shape: tuple[int, ...]) -> Source:
     """A source whose x0 are pixels; `normalize` gives it a mean and a deviation.
 
     >>> import jgmm
@@ -140,11 +146,11 @@ def unnormalized(gmm: GMM, encoder: Encoder, shape: tuple[int, ...]) -> Source:
     >>> jgmm.unnormalized(gmm, Identity(2), (2,))
     Source(GMM(k=1, d=2, covariance='spherical', dtype=float32), encoder='identity', shape=(2,))
     """
-    check_kind("gmm", gmm, GMM, "a jgmm.GMM")
+    check_kind("gmm", gmm, (GMM, ProductMixture), "a jgmm.GMM or a jgmm.ProductMixture")
     check_kind("encoder", encoder, Encoder, "an encoder, such as jgmm.encoder.identity.Identity(d)")
     check_kind("shape", shape, tuple, "a tuple, such as (32, 32, 3)")
     shape = tuple(check_count("shape", length) for length in shape)
-    ones = jnp.ones((1,) * len(shape), gmm.means.dtype)
+    ones = jnp.ones((1,) * len(shape), gmm.dtype)
     return Source(gmm, encoder, jnp.zeros_like(ones), ones, shape)
 
 
@@ -168,6 +174,10 @@ def pixel_moments(source: Source) -> tuple[Float[Array, "..."], Float[Array, "..
     mean = Σ_k w_k m_k,   var = Σ_k w_k [diag(A Σ_k Aᵀ) + (m_k − mean)²] + residual,   m_k = decode(μ_k), A = ∂x/∂z
     """
     gmm, encoder = source.gmm, source.encoder
+    if isinstance(gmm, ProductMixture):
+        residual = jnp.zeros((1, encoder.n_residual), gmm.dtype)
+        variance = encoder.image_variance(Full.from_dense(gmm.covariance_matrix()[None]))
+        return encoder.decode(gmm.mean()[None], residual).reshape(source.shape), variance.reshape(source.shape)
     m = decode_means(encoder, gmm)
     mean = matmul(gmm.weights, m)
     spread = encoder.image_variance(gmm.covariance) + (m - mean[None]) ** 2
@@ -229,7 +239,7 @@ def sampled_moments(source: Source, key: PRNGKeyArray, n: int, batch_size: int) 
         total += x.sum(axis=0)
         squares += (x**2).sum(axis=0)
     mean = total / n
-    dtype = source.gmm.means.dtype
+    dtype = source.gmm.dtype
     return jnp.asarray(mean, dtype), jnp.asarray(squares / n - mean**2, dtype)
 
 

@@ -31,8 +31,9 @@ from jgmm.conditional import ConditionalGMM
 from jgmm.covariance.families import family_of
 from jgmm.errors import InputError, check
 from jgmm.mixture import GMM
+from jgmm.product.mixture import ProductMixture
 from jgmm.registry import ACTIVATIONS
-from jgmm.source import Source
+from jgmm.source import Mixture, Source
 
 # Format 2 had no seal, and format 1 no structure (`jgmm.checkpoint.legacy`).
 FORMAT = 3
@@ -60,8 +61,18 @@ def _gmm_summary(gmm: GMM) -> dict[str, Any]:
     return {"k": gmm.k, "d": gmm.d, "covariance_type": gmm.covariance.name, "dtype": str(gmm.means.dtype)}
 
 
+def _product_summary(mixture: ProductMixture) -> dict[str, Any]:
+    found = {"k": mixture.k, "d": mixture.d, "covariance_type": mixture.parts[0].covariance.name}
+    labels = mixture.labels
+    return found | {"dtype": str(mixture.dtype), "blocks": labels.n_blocks, "classes": labels.n_classes}
+
+
+def _mixture_summary(mixture: Mixture) -> dict[str, Any]:
+    return _gmm_summary(mixture) if isinstance(mixture, GMM) else _product_summary(mixture)
+
+
 def _source_summary(source: Source) -> dict[str, Any]:
-    return _gmm_summary(source.gmm) | {"encoder": source.encoder.name, "shape": list(source.shape)}
+    return _mixture_summary(source.gmm) | {"encoder": source.encoder.name, "shape": list(source.shape)}
 
 
 def _conditional_structure(model: ConditionalGMM) -> dict[str, Any]:
@@ -99,6 +110,7 @@ def _rebuild_tree(structure: Any) -> tuple[Any, Callable[[Any], Any]]:
 KINDS = {
     "jgmm.source": Kind(Source, _source_summary, describe, lambda model: model, _rebuild_tree),
     "jgmm.gmm": Kind(GMM, _gmm_summary, describe, lambda model: model, _rebuild_tree),
+    "jgmm.product": Kind(ProductMixture, _product_summary, describe, lambda model: model, _rebuild_tree),
     "jgmm.conditional": Kind(
         ConditionalGMM, _conditional_summary, _conditional_structure, nnx.state, _rebuild_conditional
     ),

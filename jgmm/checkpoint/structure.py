@@ -16,10 +16,12 @@ from jgmm.covariance.base import Covariance, Family, identity_of
 from jgmm.encoder.base import Encoder
 from jgmm.errors import InputError, check
 from jgmm.mixture import GMM
+from jgmm.product.labels import LabelTree
+from jgmm.product.mixture import ProductMixture
 from jgmm.registry import COVARIANCES, ENCODERS
 from jgmm.source import Source
 
-PLAIN = {"GMM": GMM, "Source": Source}
+PLAIN = {"GMM": GMM, "Source": Source, "ProductMixture": ProductMixture, "LabelTree": LabelTree}
 
 
 def describe(tree: Any, types: Mapping[str, type] = MappingProxyType({})) -> Any:
@@ -30,8 +32,10 @@ def describe(tree: Any, types: Mapping[str, type] = MappingProxyType({})) -> Any
     """
     if tree is None:
         return None
-    if hasattr(tree, "dtype"):
+    if hasattr(tree, "dtype") and hasattr(tree, "shape"):
         return {"shape": list(tree.shape), "dtype": str(tree.dtype)}
+    if isinstance(tree, tuple):
+        return [describe(part, types) for part in tree]
     static, arrays = {}, {}
     for field in dataclasses.fields(tree):
         value = getattr(tree, field.name)
@@ -54,11 +58,17 @@ def abstract(description: Any, types: Mapping[str, type] = MappingProxyType({}))
 def _build(description: Any, types: Mapping[str, type]) -> Any:
     if description is None:
         return None
+    if isinstance(description, list):
+        return tuple(_build(part, types) for part in description)
     if "type" not in description:
         return jnp.zeros(tuple(description["shape"]), np.dtype(description["dtype"]))
-    static = {name: tuple(v) if isinstance(v, list) else v for name, v in description["static"].items()}
+    static = {name: _hashable(v) for name, v in description["static"].items()}
     arrays = {name: _build(part, types) for name, part in description["fields"].items()}
     return _type_of(description["type"], types)(**arrays, **static)
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(_hashable(part) for part in value) if isinstance(value, list) else value
 
 
 def abstract_gmm(k: int, d: int, family: Family, dtype: Any) -> GMM:

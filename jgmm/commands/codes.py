@@ -24,12 +24,13 @@ from jgmm.metrics.likelihood import feature_chunks
 from jgmm.registry import BASES, PRIORS
 
 # Streams of random numbers, folded into the seed.
-EM_STREAM, NOISE_STREAM, STATISTICS_STREAM, SUMMARY_STREAM, BASIS_STREAM = range(5)
+EM_STREAM, NOISE_STREAM, STATISTICS_STREAM, SUMMARY_STREAM, BASIS_STREAM, LABEL_STREAM = range(6)
 # Clusters that a basis is learned from, if there are rows enough for as many covariances of a block.
 CLUSTERS = 100
 
-# Where EM stops if nothing else is asked for: nats for every code, and the least of it for an image.
-TOLERANCE, LEAST_TOLERANCE = 1e-5, 1e-3
+# Where EM stops if nothing else is asked for: nats for every code, and the least of it for an image. Of blocks the rest
+# is soon less than what the law of their labels brings.
+TOLERANCE, LEAST_TOLERANCE, TOLERANCE_OF_BLOCKS = 1e-5, 1e-3, 1e-4
 
 
 class Codes(NamedTuple):
@@ -41,6 +42,7 @@ class Codes(NamedTuple):
         values: The codes of the training images.
         offset: What to add to their mean log-density for that of the pixels, nats per image.
         noisy: Whether the images had noise as wide as an 8-bit step.
+        n_blocks: The number of blocks of an image that have components of their own.
     """
 
     encoder: Encoder
@@ -48,6 +50,11 @@ class Codes(NamedTuple):
     values: Float[Array, "n d"]
     offset: float
     noisy: bool
+    n_blocks: int = 1
+
+    def nats(self, objective: float) -> float:
+        """Nats an image of an objective in nats a row of what EM is fitted to."""
+        return objective * self.n_blocks + self.offset
 
 
 def fit_encoder(
@@ -161,20 +168,22 @@ def say_what_varies(options: Common, train: Codes, held_out: Images | None) -> N
 
 
 def tolerance(options: Common, codes: Codes) -> float:
-    """The change of the objective, nats an image, below which EM stops."""
-    return max(LEAST_TOLERANCE, TOLERANCE * codes.values.shape[1]) if options.tol is None else options.tol
+    """The change of the objective, nats a row of what EM is fitted to, below which it stops."""
+    share = TOLERANCE if codes.n_blocks == 1 else TOLERANCE_OF_BLOCKS
+    asked = max(LEAST_TOLERANCE, share * codes.values.shape[1]) if options.tol is None else options.tol
+    return asked / codes.n_blocks
 
 
-def em_options(options: Common, codes: Codes) -> dict[str, Any]:
-    """What `jgmm.em.loop.run_em` is asked for, whatever the mixture."""
+def em_options(options: Common, codes: Codes, rows: Float[Array, "n d"]) -> dict[str, Any]:
+    """What `jgmm.em.loop.run_em` is asked for when it is fitted to these rows, whatever the mixture."""
     strength = options.prior_strength
     return {
         "init": codes.encoder.initializer if options.init == "auto" else options.init,
-        "metric": codes.encoder.code_variances(),
+        "metric": codes.encoder.code_variances() if codes.n_blocks == 1 else jnp.ones_like(rows[0]),
         "n_init": options.n_init,
         "max_iter": options.max_iter,
         "tol": tolerance(options, codes),
-        "prior": Prior() if strength == 0 else PRIORS[options.prior](codes.values, strength),
+        "prior": Prior() if strength == 0 else PRIORS[options.prior](rows, strength),
         "floor": Floor(absolute=options.reg_covar, relative=options.relative_floor),
         "chunk_size": options.chunk_size,
         "min_count": options.min_count,

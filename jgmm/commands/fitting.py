@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from jgmm.checkpoint.files import CONFIG, PRIOR, TRAIN_LOG_PROB
 from jgmm.checkpoint.interrupted import InterruptedFit, kept_options, numbers_of, state_of
 from jgmm.checkpoint.journal import Mark
 from jgmm.checkpoint.models import load_source, read_config, read_other, save_run
+from jgmm.commands.blocks import check_blocks, grid_of, one_mixture, product_of, rows_of
 from jgmm.commands.codes import (
     EM_STREAM,
     STATISTICS_STREAM,
@@ -33,7 +35,6 @@ from jgmm.covariance.prior import Prior
 from jgmm.em.loop import EMState, run_em
 from jgmm.encoder.pca import Spectrum
 from jgmm.errors import Fault, InputError, check
-from jgmm.registry import COVARIANCES
 from jgmm.source import Source, normalize, unnormalized
 
 METRICS = "metrics.jsonl"
@@ -107,8 +108,9 @@ def finish(
 ) -> None:
     """Normalize a fitted mixture, evaluate it, and write the run folder with its pictures."""
     folder, key, state = options.run_folder, jax.random.key(options.seed), found.state
-    history = [objective + codes.offset for objective in state.history]
-    source = _normalized(key, options, unnormalized(state.gmm, codes.encoder, data.train.shape))
+    history = [codes.nats(objective) for objective in state.history]
+    mixture = state.gmm if options.blocks is None else product_of(options, codes, state.gmm, data.train.shape)
+    source = _normalized(key, options, unnormalized(mixture, codes.encoder, data.train.shape))
     summary_key = jax.random.fold_in(key, SUMMARY_STREAM)
     summary, log_prob = summarize(summary_key, source, data, codes, state, found.seconds, clock)
     summary["command_seconds"] = round(time.perf_counter() - begun, 3)
@@ -159,23 +161,29 @@ def _check_same_data(options: Options, data: Data) -> None:
 def _codes(options: Options, data: Data, known: Source | None, interrupted: InterruptedFit) -> Codes:
     """What the mixture is fitted to; the encoder is fitted, or that of a source that is known."""
     if known is None:
-        return to_codes(options, data.train, *fit_encoder(options, data.train, interrupted))
-    print("codes: those of the run that EM starts from")
-    return to_codes(options, data.train, known.encoder, None)
+        codes = to_codes(options, data.train, *fit_encoder(options, data.train, interrupted))
+    else:
+        print("codes: those of the run that EM starts from")
+        codes = to_codes(options, data.train, known.encoder, None)
+    grid = grid_of(options, data.train.shape)
+    if grid is None:
+        return codes
+    check_blocks(options, codes, data.train.shape)
+    return codes._replace(n_blocks=prod(grid))
 
 
 def _resumed(options: Options, codes: Codes, before: Source | None, interrupted: InterruptedFit) -> Point:
     """Where a fit goes on from: its last state, the end of a finished one, or the beginning."""
     if not options.resume:
         return Point(None, Mark())
-    x, family = codes.values, COVARIANCES.canonical(options.covariance_type)
-    asked = em_options(options, codes)["prior"]
+    x, family = rows_of(options, codes), options.family
+    asked = em_options(options, codes, x)["prior"]
     prior = asked if isinstance(asked, Prior) else Prior()
     kept = interrupted.load(options.k, x.shape, family, x.dtype, prior)
     if kept is None and before is not None:
         config = read_config(options.run_folder)
         prior = _kept_prior(options.run_folder, config) or prior
-        kept = state_of(before.gmm, config["em"], prior), Mark(**config["journal"])
+        kept = state_of(one_mixture(before.gmm), config["em"], prior), Mark(**config["journal"])
     if kept is None:
         return Point(None, Mark())
     state, mark = kept
@@ -210,7 +218,7 @@ def _fit(
 ) -> Found:
     """EM to its end."""
     last = point
-    progress = Progress(options.run_folder / METRICS, options.max_iter, codes.offset, clock, *point)
+    progress = Progress(options.run_folder / METRICS, options.max_iter, codes, clock, *point)
     if point.state is not None:
         progress.say(f"resuming after iteration {len(point.state.history)} of start {point.state.restart + 1}")
 
@@ -220,14 +228,15 @@ def _fit(
         last = Point(state, progress.journal.mark)
         interrupted.save(state, last.mark)
 
+    x = rows_of(options, codes)
     try:
         done = run_em(
             jax.random.fold_in(jax.random.key(options.seed), EM_STREAM),
-            codes.values,
+            x,
             k=options.k,
-            covariance_type=COVARIANCES.canonical(options.covariance_type),
-            **em_options(options, codes),
-            start=None if start is None else start.gmm,
+            covariance_type=options.family,
+            **em_options(options, codes, x),
+            start=None if start is None else one_mixture(start.gmm),
             state=point.state,
             callback=follow,
         )

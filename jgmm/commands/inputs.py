@@ -170,7 +170,7 @@ def basis_of(options: Common, shape: tuple[int, ...]) -> tuple[str, int | None]:
         check(options.block is None, "--block is the side of the blocks of a local basis: name one with --basis.")
         return name, None
     check(name != "learned" or options.n_pca == "all", "--basis learned turns all components: leave --n-pca out.")
-    return name, block_of(shape, options.block)
+    return name, block_of(shape, options.side)
 
 
 def check_start(options: Options, data: Data, start: Source) -> None:
@@ -184,8 +184,8 @@ def check_start(options: Options, data: Data, start: Source) -> None:
         f"--init-from models examples of shape {start.shape}, the data have {data.train.shape}.",
     )
     check(
-        str(start.gmm.means.dtype) == options.dtype,
-        f"--init-from was computed in {start.gmm.means.dtype}: pass --dtype {start.gmm.means.dtype}.",
+        str(start.gmm.dtype) == options.dtype,
+        f"--init-from was computed in {start.gmm.dtype}: pass --dtype {start.gmm.dtype}.",
     )
     check(
         options.n_pca == "all",

@@ -110,6 +110,11 @@ class Common:
         return self.data.stem if self.data else self.dataset
 
     @property
+    def side(self) -> int | None:
+        """The side of the blocks of a local basis, where one is asked for."""
+        return self.block
+
+    @property
     def n_principal(self) -> int | None:
         """--n-pca as a number; None for all and for none."""
         if self.n_pca in ("all", "none"):
@@ -143,8 +148,14 @@ class Common:
 class _Mixture:
     k: Annotated[int, tyro.conf.arg(aliases=("--n-components",))] = 100
     """The number of components."""
-    covariance_type: Annotated[str, one_of(COVARIANCES)] = "diag"
-    """The family of the covariances, in the basis that --n-pca chooses."""
+    covariance_type: Annotated[str, one_of(COVARIANCES, "auto")] = "auto"
+    """The family of the covariances, in the basis that --basis chooses [default: full for --blocks, else diag]."""
+    blocks: int | None = None
+    """The side of the blocks, in pixels, whose components are chosen apart: a product of block mixtures, which share
+    their K Gaussians [default: one mixture of whole images]."""
+    classes: tuple[int, ...] = ()
+    """The number of classes of images above the labels of blocks; several numbers are those of a tree of classes, from
+    the whole image down to 2x2 blocks [default: none, labels are independent]."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +178,28 @@ class Options(Common, _Mixture):
         """Raise InputError for any value that can be refused before the data are seen."""
         super().check()
         check_names(self, covariance_type=COVARIANCES)
-        check_counts(self, k=1)
+        check_counts(self, k=1, blocks=1)
+        for n in self.classes:
+            check_count("--classes", n, most=MOST)
+        check(
+            self.blocks is not None or not self.classes, "--classes are those of blocks: give their side by --blocks."
+        )
+        whole = self.n_pca == "all" and self.basis not in ("pca", "learned") and self.block is None
+        check(
+            self.blocks is None or whole,
+            "--blocks takes all components in a basis of those blocks: leave --n-pca and --block out, and choose "
+            "--basis cosine, haar or zca.",
+        )
+
+    @property
+    def family(self) -> str:
+        """The name of the family of the covariances."""
+        default = "diag" if self.blocks is None else "full"
+        return default if self.covariance_type == "auto" else COVARIANCES.canonical(self.covariance_type)
+
+    @property
+    def side(self) -> int | None:
+        return self.block if self.blocks is None else self.blocks
 
     def to_json(self) -> dict[str, object]:
         """The options as JSON values."""
@@ -180,6 +212,7 @@ class Options(Common, _Mixture):
         before: dict[str, Any] = {"pixels": "raw", "basis": "pca", "prior": "data", "min_count": 0.0}
         before |= {"scatter": "sample", "symmetric": False}
         values = before | values  # versions before these options did as they say
+        values["classes"] = tuple(values.get("classes", ()))
         typed: dict[str, Any] = {n: Path(v) if n in paths and v is not None else v for n, v in values.items()}
         return cls(**typed)
 

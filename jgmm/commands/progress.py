@@ -9,6 +9,7 @@ import jax
 from tqdm import tqdm
 
 from jgmm.checkpoint.journal import Journal, Mark
+from jgmm.commands.codes import Codes
 from jgmm.em.loop import EMState
 
 
@@ -41,9 +42,9 @@ class Progress:
     """
 
     def __init__(
-        self, path: Path, max_iter: int, offset: float, clock: CompileClock, resumed: EMState | None, mark: Mark
+        self, path: Path, max_iter: int, codes: Codes, clock: CompileClock, resumed: EMState | None, mark: Mark
     ):
-        self.journal, self.offset, self.clock = Journal(path, mark), offset, clock
+        self.journal, self.codes, self.clock = Journal(path, mark), codes, clock
         self.seconds: list[float] = []
         self.revived = resumed.revived if resumed else 0
         self.bar = tqdm(total=max_iter, unit="iter", disable=not sys.stderr.isatty(), leave=True)
@@ -57,12 +58,13 @@ class Progress:
             return self._tick()
         self.seconds.append(elapsed - compiling)
         smallest = float(state.counts.min()) if state.counts is not None else 0.0
-        change = state.history[-1] - state.history[-2] if len(state.history) > 1 else None
+        objective = [self.codes.nats(value) for value in state.history[-2:]]
+        change = objective[1] - objective[0] if len(objective) > 1 else None
         line = {
             "restart": state.restart,
             "iteration": len(state.history),
-            "log_likelihood": state.log_likelihoods[-1] + self.offset,
-            "objective": state.history[-1] + self.offset,
+            "log_likelihood": self.codes.nats(state.log_likelihoods[-1]),
+            "objective": objective[-1],
             "change": change,
             "seconds": elapsed - compiling,
             "compile_seconds": compiling,

@@ -96,7 +96,7 @@ def _one(
 
 def _fit(options: SweepOptions, family: str, k: int, train: Codes, structure: GMM) -> EMState:
     """EM from as many starts as asked for; where they are small, all at once, to find the best of them."""
-    x, shared = train.values, em_options(options, train)
+    x, shared = train.values, em_options(options, train, train.values)
     key, start = jax.random.fold_in(jax.random.key(options.seed), EM_STREAM), None
     if fits(options.n_init, x.shape[0], structure):
         # A prior that is learned is not needed to tell a good start from a bad one.

@@ -1,5 +1,6 @@
 """What a finished fit says of itself: figures and pictures."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,15 @@ from jgmm.encoder.base import decode_means
 from jgmm.encoder.pca import Spectrum
 from jgmm.figures import fits, images
 from jgmm.metrics.likelihood import bits_per_dim, log_probs, mean_log_prob, to_bits
+from jgmm.product.mixture import ProductMixture
 from jgmm.source import Source, normalize, pixel_moments
 
 # Streams of random numbers, folded into the key of the summary.
 DEQUANTIZATION, PICTURES, COMPONENTS = range(3)
 # Images shown of all draws, components that are shown, and draws of each.
 SHOWN, ROWS, DRAWS = 100, 20, 6
+# Draws that tell where a class varies.
+DRAWS_OF_CLASS = 256
 
 
 def summarize(
@@ -86,12 +90,15 @@ def draw_pictures(
 
 def draw_components(path: Path, key: Array, source: Source) -> None:
     """A picture of the heaviest components: images with what they vary in and draws, vectors by their means."""
-    gmm, weights = source.gmm, np.asarray(source.gmm.weights)
+    gmm = source.gmm
+    if isinstance(gmm, ProductMixture):
+        return draw_classes(path, key, source, gmm)
+    weights = np.asarray(gmm.weights)
     order = np.argsort(-weights)
     means = np.asarray(decode_means(source.encoder, gmm)).reshape(-1, *source.shape)
     if not is_image(source.shape):
         images.component_means(path, means.reshape(gmm.k, -1)[order[:SHOWN]])
-        return
+        return None
     order = order[:ROWS]
     _, everywhere = pixel_moments(normalize(source, "none"))
     variance = np.broadcast_to(source.encoder.image_variance(gmm.covariance), (gmm.k, means[0].size))
@@ -100,6 +107,24 @@ def draw_components(path: Path, key: Array, source: Source) -> None:
     draws = jax.vmap(lambda key, k: source.sample(key, DRAWS, component=k))(keys, jnp.asarray(order))
     pixels = np.asarray(source.to_pixels(draws))
     images.components(path, means[order], relative[order], pixels, weights[order], gmm.k)
+
+
+def draw_classes(path: Path, key: Array, source: Source, gmm: ProductMixture) -> None:
+    """The same picture of the heaviest classes of a product of block mixtures; where they vary is seen in their draws."""
+    weights = np.exp(np.asarray(gmm.labels.root))
+    order = np.argsort(-weights)[:ROWS]
+
+    @jax.jit
+    def draws_of(key: Array, s: Array) -> Array:
+        one = replace(source, gmm=gmm.given_class(s))
+        return one.to_pixels(one.sample(key, DRAWS_OF_CLASS))
+
+    keys = jax.random.split(key, len(order))
+    draws = np.stack([np.asarray(draws_of(key, jnp.asarray(s))) for key, s in zip(keys, order, strict=True)])
+    _, everywhere = pixel_moments(normalize(source, "none"))
+    relative = draws.std(axis=1) / np.sqrt(np.asarray(everywhere))
+    shown = draws.mean(axis=1), relative, draws[:, :DRAWS], weights[order]
+    images.components(path, *shown, len(weights), "Classes")
 
 
 def show(summary: dict[str, Any], folder: Path, pictures: list[Path]) -> None:

@@ -12,7 +12,13 @@ from jgmm.figures.style import BLUE, GRAY, MOST, show_image, styled, tile
 
 @styled
 def components(
-    path: Path, means: np.ndarray, deviations: np.ndarray, draws: np.ndarray, weights: np.ndarray, k: int
+    path: Path,
+    means: np.ndarray,
+    deviations: np.ndarray,
+    draws: np.ndarray,
+    weights: np.ndarray,
+    k: int,
+    name: str = "Components",
 ) -> None:
     """What components are, a row each: the mean, where it varies (the deviation of every pixel as a share of that of
     all images: gray where it is as elsewhere in the component, white where it is 1.4 times that or more), and draws.
@@ -26,7 +32,7 @@ def components(
     halves = np.array_split(np.arange(len(rows)), 2 if len(rows) > 1 else 1)
     figure = Figure(figsize=(9.6, 0.58 * len(halves[0]) + 0.6), layout="constrained")
     shown = f", the {len(rows)} heaviest of {k}" if len(rows) < k else ""
-    figure.suptitle(f"Components{shown}: weight (%), mean, where it varies, draws", fontsize=10)
+    figure.suptitle(f"{name}{shown}: weight (%), mean, where it varies, draws", fontsize=10)
     for axes, half in zip(figure.subplots(1, len(halves), squeeze=False)[0], halves, strict=True):
         show_image(axes, tile(rows[half].reshape(-1, *means.shape[1:]), rows.shape[1]))
         height = means.shape[1] + 1

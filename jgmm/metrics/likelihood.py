@@ -12,9 +12,9 @@ from numpy.typing import DTypeLike
 
 from jgmm.data.images import STEP, to_features
 from jgmm.errors import check
-from jgmm.mixture import GMM, log_joint
+from jgmm.mixture import GMM
 from jgmm.numerics.chunking import map_chunks
-from jgmm.source import Source, normalize
+from jgmm.source import Mixture, Source, normalize
 
 ROWS = 2048
 
@@ -24,7 +24,8 @@ class Scores(NamedTuple):
 
     Attributes:
         log_prob: The log-density, nats an image.
-        responsibilities: p(k | image), the soft assignment; its argmax is the hard one.
+        responsibilities: p(k | image), the soft assignment to components, or to the classes of a product; its argmax is
+            the hard one.
     """
 
     log_prob: np.ndarray
@@ -100,7 +101,9 @@ def _log_prob(source: Source, x: Array) -> tuple[Array]:
 
 @jax.jit
 def _scores(source: Source, x: Array) -> tuple[Array, Array]:
-    return *_log_prob(source, x), source.gmm.responsibilities(source.encoder.encode(x))
+    gmm, z = source.gmm, source.encoder.encode(x)
+    clusters = gmm.responsibilities(z) if isinstance(gmm, GMM) else gmm.class_responsibilities(z)
+    return *_log_prob(source, x), clusters
 
 
 def _in_chunks(
@@ -111,16 +114,15 @@ def _in_chunks(
     fits = pixels.shape[1:] == source.shape
     check(fits, f"expected images of shape {('n', *source.shape)}, got {pixels.shape}.")
     source = normalize(source, "none")
-    chunks = feature_chunks(pixels, source.gmm.means.dtype, key, chunk_size)
+    chunks = feature_chunks(pixels, source.gmm.dtype, key, chunk_size)
     return [tuple(np.asarray(part)[:n] for part in f(source, x)) for x, n in chunks]
 
 
-def mean_log_prob(gmm: GMM, x: Float[Array, "n d"]) -> float:
+def mean_log_prob(gmm: Mixture, x: Float[Array, "n d"]) -> float:
     """The mean log-density of rows under a mixture, nats a row, a chunk at a time and summed in float64."""
     return float(np.asarray(_log_prob_of_rows(gmm, x)).mean(dtype=np.float64))
 
 
 @jax.jit
-def _log_prob_of_rows(gmm: GMM, x: Float[Array, "n d"]) -> Float[Array, " n"]:
-    joint = log_joint(gmm)
-    return map_chunks(lambda rows: jax.nn.logsumexp(joint(rows), axis=1), x)
+def _log_prob_of_rows(gmm: Mixture, x: Float[Array, "n d"]) -> Float[Array, " n"]:
+    return map_chunks(gmm.log_prob, x)

@@ -80,7 +80,7 @@ def _least(x: Float[Array, "n d"], to: Float[Array, "m d"]) -> Float[Array, " n"
 
 
 def _codes(source: Source, images: np.ndarray) -> Float[Array, "n d"]:
-    chunks = feature_chunks(images, source.gmm.means.dtype)
+    chunks = feature_chunks(images, source.gmm.dtype)
     return jnp.concatenate([_encode(source.encoder, x)[:n] for x, n in chunks])
 
 

@@ -23,8 +23,8 @@ from jgmm.product.mixture import DENSITIES, ProductMixture, evidence_of
 
 # How many rows the belief is worth that classes differ in nothing.
 STRENGTH = 5.0
-# Of the law of labels: iterations, and nats a row.
-MAX_ITER, TOLERANCE = 50, 1e-2
+# Of the law of labels: iterations, and nats a block.
+MAX_ITER, TOLERANCE = 50, 3e-3
 # The most densities of blocks that are kept.
 EVIDENCE = 2**28
 # Concentration of the random weights that classes start with.
@@ -146,7 +146,7 @@ def with_labels(
     parents: Sequence[Sequence[int]] = (),
     *,
     max_iter: int = MAX_ITER,
-    tol: float = TOLERANCE,
+    tol: float | None = None,
     strength: float = STRENGTH,
     callback: Callable[[int, float], None] | None = None,
 ) -> tuple[ProductMixture, list[float]]:
@@ -155,12 +155,14 @@ def with_labels(
     Args:
         levels: The number of classes of each level, from the root down; none for independent labels.
         parents: Those of every level (`jgmm.product.labels.grid_parents`).
+        tol: EM stops when the log-likelihood rises by less than this, nats a row; None for 3e-3 a block.
         strength: The rows that the belief is worth that classes differ in nothing.
         callback: Called with the number of the iteration and the mean log-likelihood before it.
     Returns:
         The product, and the mean log-likelihood before each iteration, nats a row.
     """
     check_count("max_iter", max_iter)
+    tol = TOLERANCE * start.labels.n_blocks if tol is None else tol
     check_number("tol", tol, least=0)
     check_number("strength", strength, least=0)
     labels, history = _beginning(key, start.labels, levels, parents), []

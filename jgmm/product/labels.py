@@ -112,6 +112,11 @@ class LabelTree:
         counts, log_likelihood = jax.grad(total, has_aux=True)(self)
         return log_likelihood, counts
 
+    def given_class(self, s: int | Array) -> "LabelTree":
+        """The law of labels in one class of the whole."""
+        first, *rest = self.tables
+        return LabelTree(jnp.zeros(1, self.root.dtype), (first[:, s][:, None], *rest), self.parents)
+
     def marginals(self) -> list[Float[Array, "v t"]]:
         """The probabilities of the classes of all nodes, level by level from the root; those of labels are the last."""
         found = [jnp.exp(self.root)[None]]

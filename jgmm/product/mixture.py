@@ -172,6 +172,10 @@ class ProductMixture:
         says of the means of the blocks below it is uncorrelated with all the rest."""
         return _covariance_matrix(self)
 
+    def given_class(self, s: int | Array) -> "ProductMixture":
+        """The mixture of one class of the whole."""
+        return replace(self, labels=self.labels.given_class(s))
+
     def block_mixtures(self) -> list[GMM]:
         """The marginal mixtures of the blocks, for every part a batch of them."""
         return [replace(part, log_weights=jnp.log(w)) for w, part in self._weighed()]
