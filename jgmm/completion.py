@@ -22,7 +22,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from jgmm.covariance.base import component_of
 from jgmm.covariance.full import Full
 from jgmm.encoder.base import decode_means
-from jgmm.errors import check
+from jgmm.errors import InputError, check
 from jgmm.mixture import GMM, LOG_2PI
 from jgmm.numerics.linalg import lower_factor, matmul
 from jgmm.source import Source
@@ -62,8 +62,8 @@ def pixel_marginal(source: Source, pixels: Sequence[int]) -> GMM:
     [[0.0, 1.0]]
     """
     index = _pixels(source, np.asarray(pixels))
-    rows = jax.lax.map(lambda k: _rows(source, index, k), jnp.arange(source.gmm.k))
-    return GMM(source.gmm.log_weights, _means(source)[:, index], Full(lower_factor(rows)))
+    rows = jax.lax.map(lambda k: _rows(source, index, k), jnp.arange(_gmm(source).k))
+    return GMM(_gmm(source).log_weights, _means(source)[:, index], Full(lower_factor(rows)))
 
 
 def complete_images(
@@ -94,6 +94,7 @@ def complete_images(
     >>> completion.complete_images(jax.random.key(0), source, x0, known).mean.tolist()
     [[2.0, 1.0]]
     """
+    check_plain(source)
     check(x0.shape[1:] == source.shape, f"expected images of shape {('n', *source.shape)}, got {x0.shape}.")
     check(x0.shape[0] > 0 and jnp.issubdtype(x0.dtype, jnp.floating), f"expected normalized images, got {x0.dtype}.")
     check(known.dtype == bool, f"expected a mask of booleans, got {known.dtype}.")
@@ -101,7 +102,7 @@ def complete_images(
     check(known.any() and not known.all(), "the mask must leave some pixels known and some unknown.")
     check(draws >= 0, f"draws must be at least 0, got {draws}.")
     a, b = (_pixels(source, np.flatnonzero(mask)) for mask in (~known, known))
-    n, k = x0.shape[0], source.gmm.k
+    n, k = x0.shape[0], _gmm(source).k
     flat = x0.reshape(n, -1)
     means, y = _means(source), flat[:, b]
     check(bool(jnp.isfinite(y).all()), "the known pixels contain NaN or infinite values.")
@@ -132,7 +133,7 @@ def _evidence(source: Source, b: Array, k: Array, means: Array, y: Array) -> Flo
     factor = lower_factor(_rows(source, b, k)[None])[0]
     white = solve_triangular(factor, (y - means[k, b][None]).T, lower=True)
     log_det = 2 * jnp.log(jnp.diagonal(factor)).sum()
-    return source.gmm.log_weights[k] - 0.5 * (b.shape[0] * LOG_2PI + log_det + (white**2).sum(axis=0))
+    return _gmm(source).log_weights[k] - 0.5 * (b.shape[0] * LOG_2PI + log_det + (white**2).sum(axis=0))
 
 
 @jax.jit
@@ -165,8 +166,8 @@ def _given(
 def _rows(source: Source, index: Int[Array, " a"], k: Array) -> Float[Array, "a l"]:
     """J F_k: how the chosen pixels of x0 depend on standard normal numbers in component k."""
     jacobian = source.encoder.jacobian(index) / _std(source)[index][:, None]
-    covariance = component_of(source.gmm.covariance, k)
-    codes, residual = jnp.split(jacobian, [source.gmm.d], axis=1)
+    covariance = component_of(_gmm(source).covariance, k)
+    codes, residual = jnp.split(jacobian, [_gmm(source).d], axis=1)
     if covariance.axis_aligned:
         codes = codes * jnp.sqrt(covariance.variance())
     else:
@@ -177,7 +178,7 @@ def _rows(source: Source, index: Int[Array, " a"], k: Array) -> Float[Array, "a 
 @jax.jit
 def _means(source: Source) -> Float[Array, "k p"]:
     """The means of the components in x0."""
-    pixels = decode_means(source.encoder, source.gmm)
+    pixels = decode_means(source.encoder, _gmm(source))
     return source.from_pixels(pixels.reshape(-1, *source.shape)).reshape(pixels.shape)
 
 
@@ -186,7 +187,7 @@ def _std(source: Source) -> Float[Array, " p"]:
 
 
 def _n_latent(source: Source) -> int:
-    return source.gmm.d + source.encoder.n_residual
+    return _gmm(source).d + source.encoder.n_residual
 
 
 def _pixels(source: Source, index: np.ndarray) -> Int[Array, " a"]:
@@ -198,3 +199,18 @@ def _pixels(source: Source, index: np.ndarray) -> Int[Array, " a"]:
     inside = index.ndim == 1 and index.size > 0 and bool(((index >= 0) & (index < p)).all())
     check(inside and len(np.unique(index)) == len(index), f"pixels must be different numbers from 0 to {p - 1}.")
     return jnp.asarray(index, jnp.int32)
+
+
+def check_plain(source: Source) -> None:
+    """Raise InputError for a product of block mixtures."""
+    _gmm(source)
+
+
+def _gmm(source: Source) -> GMM:
+    """The mixture of a source, whose pixels given others are a mixture again."""
+    if not isinstance(source.gmm, GMM):
+        raise InputError(
+            "pixels given others have no closed form under a product of block mixtures, whose blocks are of whitened "
+            "codes: complete images with a plain mixture, fitted without --blocks."
+        )
+    return source.gmm

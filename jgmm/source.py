@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from jgmm.covariance.full import Full
 from jgmm.encoder.base import Encoder, decode_means, encode_with_residual
@@ -135,6 +135,16 @@ def log_prob(model: Any, x: ArrayLike) -> Array:
 def _check_model(model: Any) -> None:
     kinds = (Source, GMM, ProductMixture)
     check_kind("model", model, kinds, "a jgmm.Source, a jgmm.GMM or a jgmm.ProductMixture, as jgmm.load returns them")
+
+
+def given_component(
+    mixture: Mixture, component: Int[Array, "n ..."], noise: Float[Array, "n d"]
+) -> tuple[Float[Array, "n d"], Float[Array, "n d"]]:
+    """The means of the components given, of a product of the labels of its blocks, and deviations from them: noise
+    N(0, I) becomes N(0, Σ)."""
+    if isinstance(mixture, ProductMixture):
+        return mixture.given_labels(component, noise)
+    return mixture.means[component], mixture.covariance.color(component, noise)
 
 
 def unnormalized(gmm: Mixture, encoder: Encoder, shape: tuple[int, ...]) -> Source:

@@ -6,7 +6,7 @@ assignment found on the host before, for a coupling that wants one.
 
 import abc
 from dataclasses import field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ from jgmm.errors import InputError, check
 from jgmm.metrics.likelihood import scores
 from jgmm.numerics.linalg import matmul
 from jgmm.numerics.pytree import pytree
+from jgmm.product.mixture import ProductMixture
 from train.batches import Batch
 from train.config import Config
 from train.registry import COUPLINGS
@@ -78,6 +79,21 @@ class Component(Coupling):
         return self.source.draw_near(for_draw, batch.pixels, k, self.rho)
 
 
+@pytree
+class Labels(Coupling):
+    """The same for a product of block mixtures: the labels of all blocks come from their posterior given the image."""
+
+    source: Mixture
+    rho: float = field(metadata={"static": True})
+
+    def x0(self, key: PRNGKeyArray, batch: Batch, order: Int[Array, " b"] | None) -> Float[Array, "b h w c"]:
+        for_labels, for_draw = jax.random.split(key)
+        flat = batch.pixels.reshape(batch.pixels.shape[0], -1)
+        product: Any = self.source.params.gmm
+        labels = product.sample_labels(for_labels, self.source.params.encoder.encode(flat))
+        return self.source.draw_near(for_draw, batch.pixels, labels, self.rho)
+
+
 def squared_distances(x0: Float[Array, "b h w c"], x1: Float[Array, "b h w c"]) -> Float[Array, "b b"]:
     """|x1_i − x0_j|²."""
     a, b = x1.reshape(x1.shape[0], -1), x0.reshape(x0.shape[0], -1)
@@ -99,11 +115,13 @@ def assignment(config: Config, images: Images, source: NoiseSource) -> Assignmen
     return Assignment(source)
 
 
-def component(config: Config, images: Images, source: NoiseSource) -> Component:
+def component(config: Config, images: Images, source: NoiseSource) -> Component | Labels:
     """See `Component`; the responsibilities of all images are computed here, once. Raises InputError for a source that
     has no components."""
     if not isinstance(source, Mixture):
         raise InputError("--coupling component draws from a mixture: give --source mle or a run folder of jgmm.fit.")
+    if isinstance(source.params.gmm, ProductMixture):
+        return Labels(source, config.rho)
     views = [images.pixels, images.pixels[:, :, ::-1]] if config.flips else [images.pixels]
     shares = np.stack([scores(source.params, view).responsibilities for view in views])
     return Component(source, jnp.log(jnp.maximum(shares, SMALLEST)), config.rho)
@@ -112,6 +130,6 @@ def component(config: Config, images: Images, source: NoiseSource) -> Component:
 def build(config: Config, images: Images, source: NoiseSource) -> Coupling:
     """The coupling that the options ask for. Raises InputError for a source it cannot use, and a useless --rho."""
     coupling = COUPLINGS[config.coupling](config, images, source)
-    used = config.rho == 0 or isinstance(coupling, Component)
+    used = config.rho == 0 or isinstance(coupling, Component | Labels)
     check(used, f"--rho is of --coupling component, got --coupling {config.coupling}.")
     return coupling

@@ -23,7 +23,7 @@ from jgmm.errors import check
 from jgmm.mixture import GMM
 from jgmm.numerics.linalg import matmul
 from jgmm.numerics.pytree import pytree
-from jgmm.source import Source, normalize, unnormalized
+from jgmm.source import Source, given_component, normalize, unnormalized
 from train.config import Config
 from train.registry import SOURCES
 
@@ -74,9 +74,10 @@ class Mixture(NoiseSource):
         return self.scale * encode_images(self.space, self.params.sample(key, n))
 
     def draw_near(
-        self, key: PRNGKeyArray, pixels: Float[Array, "b h w c"], component: Int[Array, " b"], rho: float
+        self, key: PRNGKeyArray, pixels: Float[Array, "b h w c"], component: Int[Array, "b ..."], rho: float
     ) -> Float[Array, "b h w c"]:
-        """x0 of the component given for each image, keeping the share ρ of the image's own place in it:
+        """x0 of the component given for each image, of a product of the labels of its blocks, keeping the share ρ of
+        the image's own place in it:
 
             z0 = μ_k + ρ (z1 − μ_k) + √(1 − ρ²) Σ_k^½ ε,      residual likewise about 0
 
@@ -85,13 +86,13 @@ class Mixture(NoiseSource):
         gmm, encoder = self.params.gmm, self.params.encoder
         for_codes, for_residual = jax.random.split(key)
         n, fresh = pixels.shape[0], jnp.sqrt(1 - rho**2)
-        deviation = fresh * gmm.covariance.color(component, jax.random.normal(for_codes, (n, gmm.d)))
+        mean, deviation = given_component(gmm, component, fresh * jax.random.normal(for_codes, (n, gmm.d)))
         residual = fresh * jax.random.normal(for_residual, (n, encoder.n_residual))
         if rho > 0:
             flat = pixels.reshape(n, -1)
-            deviation = deviation + rho * (encoder.encode(flat) - gmm.means[component])
+            deviation = deviation + rho * (encoder.encode(flat) - mean)
             residual = residual + rho * encoder.residual(flat)
-        x = encoder.decode(gmm.means[component] + deviation, residual).reshape(pixels.shape)
+        x = encoder.decode(mean + deviation, residual).reshape(pixels.shape)
         return self.scale * encode_images(self.space, self.params.from_pixels(x))
 
 

@@ -92,13 +92,14 @@ def draw_components(path: Path, key: Array, source: Source) -> None:
     """A picture of the heaviest components: images with what they vary in and draws, vectors by their means."""
     gmm = source.gmm
     if isinstance(gmm, ProductMixture):
-        return draw_classes(path, key, source, gmm)
+        draw_classes(path, key, source, gmm)
+        return
     weights = np.asarray(gmm.weights)
     order = np.argsort(-weights)
     means = np.asarray(decode_means(source.encoder, gmm)).reshape(-1, *source.shape)
     if not is_image(source.shape):
         images.component_means(path, means.reshape(gmm.k, -1)[order[:SHOWN]])
-        return None
+        return
     order = order[:ROWS]
     _, everywhere = pixel_moments(normalize(source, "none"))
     variance = np.broadcast_to(source.encoder.image_variance(gmm.covariance), (gmm.k, means[0].size))
@@ -110,7 +111,7 @@ def draw_components(path: Path, key: Array, source: Source) -> None:
 
 
 def draw_classes(path: Path, key: Array, source: Source, gmm: ProductMixture) -> None:
-    """The same picture of the heaviest classes of a product of block mixtures; where they vary is seen in their draws."""
+    """The same picture of the heaviest classes of a product of block mixtures, where they vary by many draws."""
     weights = np.exp(np.asarray(gmm.labels.root))
     order = np.argsort(-weights)[:ROWS]
 

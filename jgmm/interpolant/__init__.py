@@ -13,7 +13,7 @@
 The examples of this package go on from this one.
 """
 
-from jgmm.interpolant.couplings import Coupling, couple, joint, mw2
+from jgmm.interpolant.couplings import Coupling, joint, mw2
 from jgmm.interpolant.diagnostics import (
     continuity_residual,
     effective_components,
@@ -24,7 +24,9 @@ from jgmm.interpolant.diagnostics import (
     straightness,
 )
 from jgmm.interpolant.gaussians import bures, squared_wasserstein
+from jgmm.interpolant.making import couple, path
 from jgmm.interpolant.paths import (
+    AnyPath,
     Path,
     divergence,
     drift,
@@ -32,19 +34,22 @@ from jgmm.interpolant.paths import (
     expected_target,
     fields,
     log_prob,
-    path,
     posterior,
     sample,
     score,
     velocity,
 )
+from jgmm.interpolant.products import ProductCoupling, ProductPath
 from jgmm.interpolant.schedules import Schedule, cosine, linear, polynomial, trigonometric
 from jgmm.interpolant.solvers import Transported, diffuse, log_likelihood, transport
 from jgmm.interpolant.toy_mixtures import random_covariances, random_means, random_mixture
 
 __all__ = [
     "Coupling",
+    "AnyPath",
     "Path",
+    "ProductCoupling",
+    "ProductPath",
     "Schedule",
     "Transported",
     "bures",

@@ -78,25 +78,14 @@ def mw2(source: GMM, target: GMM) -> Optimal:
     return Optimal(float(np.sqrt(max((plan * cost).sum(), 0.0))), plan)
 
 
-def couple(
+def couple_mixtures(
     source: GMM,
     target: GMM,
     plan: Any = "independent",
     inside: str = "independent",
     **options: Any,
 ) -> Coupling:
-    """A coupling of two mixtures by a plan between their components.
-
-    Args:
-        plan: A name in `jgmm.registry.PLANS` or a function, with its options (entropic: epsilon), or weights [K0, K1].
-        inside: "independent", or "map" for x_1 = m_1 + M (x_0 − m_0) with the optimal M.
-    Raises:
-        InputError: For mixtures of different dimension, weights that do not sum to one, an unknown plan, and a plan
-            whose sums are not the weights.
-
-    >>> ip.couple(source, target, plan="optimal", inside="map").pairs.tolist()
-    [[0, 0], [0, 1]]
-    """
+    """`jgmm.interpolant.couple` of two plain mixtures."""
     known = isinstance(inside, str) and inside in ("independent", "map")
     check(known, f"inside must be 'independent' or 'map', got {short(inside)}.")
     check_same_space(source, target)

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from jgmm.errors import check_count
 from jgmm.interpolant import paths
-from jgmm.interpolant.paths import Path, Times
+from jgmm.interpolant.paths import AnyPath, Path, Times
 from jgmm.interpolant.schedules import OfTime, derivative
 from jgmm.interpolant.solvers import transport
 from jgmm.mixture import GMM
@@ -45,7 +45,7 @@ class RegularityConstants(NamedTuple):
     m2: float
 
 
-def kinetic_energy(key: PRNGKeyArray, path: Path, n: int = 10_000) -> Estimate:
+def kinetic_energy(key: PRNGKeyArray, path: AnyPath, n: int = 10_000) -> Estimate:
     """E ∫ |u_t(x_t)|² dt, the cost of the path: at least W2²(p_0, p_1) (Benamou and Brenier, 2000).
 
     >>> round(ip.kinetic_energy(key, flow, 1000).value, 1)
@@ -64,7 +64,7 @@ def kinetic_energy(key: PRNGKeyArray, path: Path, n: int = 10_000) -> Estimate:
     return _estimate(weights @ jax.lax.map(at, nodes))
 
 
-def straightness(key: PRNGKeyArray, path: Path, n: int = 2_000) -> Estimate:
+def straightness(key: PRNGKeyArray, path: AnyPath, n: int = 2_000) -> Estimate:
     """E ∫ |ẋ_t − (x_1 − x_0)|² dt along the trajectories of u: zero where they are straight and of even speed (Liu,
     Gong and Liu, Flow Straight and Fast, arXiv 2209.03003, equation 7).
 
@@ -88,13 +88,13 @@ def pair_cost(path: Path) -> float:
     >>> round(ip.pair_cost(flow), 3)
     11.5
     """
-    paths.check_path(path)
+    paths.check_pairs(path)
     nodes, weights = _quadrature(path)
     c = paths.at(path, nodes)
     return float(weights @ _second_moment(path, c.b_dot, c.a_dot))
 
 
-def continuity_residual(path: Path, t: Times, x: Float[Array, "n d"]) -> Float[Array, " n"]:
+def continuity_residual(path: AnyPath, t: Times, x: Float[Array, "n d"]) -> Float[Array, " n"]:
     """∂_t log p_t + div u_t + u_t · ∇ log p_t at x: zero for every path, but for rounding.
 
     >>> bool(abs(ip.continuity_residual(flow, 0.5, x)).max() < 1e-4)
@@ -107,14 +107,14 @@ def continuity_residual(path: Path, t: Times, x: Float[Array, "n d"]) -> Float[A
     return change + divergence + (u * s).sum(axis=1)
 
 
-def effective_components(path: Path, t: Times, x: Float[Array, "n d"]) -> Float[Array, " n"]:
-    """exp of the entropy of α(x_n): from 1, where the pair is certain, to L.
+def effective_components(path: AnyPath, t: Times, x: Float[Array, "n d"]) -> Float[Array, "n ..."]:
+    """exp of the entropy of α(x_n): from 1, where the pair is certain, to L; between products for every block.
 
     >>> print(ip.effective_components(flow, 0.0, x).round(3))
     [2.]
     """
     alpha = paths.posterior(path, t, x)
-    return jnp.exp(-jax.scipy.special.xlogy(alpha, alpha).sum(axis=1))
+    return jnp.exp(-jax.scipy.special.xlogy(alpha, alpha).sum(axis=-1))
 
 
 def regularity_constants(path: Path) -> RegularityConstants:
@@ -123,7 +123,7 @@ def regularity_constants(path: Path) -> RegularityConstants:
     >>> ip.regularity_constants(flow).c1
     1.0
     """
-    paths.check_path(path)
+    paths.check_pairs(path)
     t = jnp.linspace(0, 1, GRID, dtype=path.means0.dtype)
     (_, a_dot), (_, b_dot) = derivative(path.schedule.a)(t), derivative(path.schedule.b)(t)
     a_ddot, b_ddot = _second_derivative(path.schedule.a)(t), _second_derivative(path.schedule.b)(t)
@@ -150,9 +150,9 @@ def _second_derivative(f: OfTime) -> OfTime:
     return lambda t: derivative(lambda t: derivative(f)(t)[1])(t)[1]
 
 
-def _quadrature(path: Path) -> tuple[Array, Array]:
+def _quadrature(path: AnyPath) -> tuple[Array, Array]:
     nodes, weights = np.polynomial.legendre.leggauss(NODES)
-    dtype = path.means0.dtype
+    dtype = path.dtype
     return jnp.asarray((nodes + 1) / 2, dtype), jnp.asarray(weights / 2, dtype)
 
 

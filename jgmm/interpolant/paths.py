@@ -12,10 +12,11 @@ Interpolants, arXiv 2303.08797). All functions take a path, t (a number, or one 
 may be jitted and differentiated. Nothing of size N·L·D is held: pairs are visited one by one.
 """
 
+import abc
 from collections.abc import Callable
 from dataclasses import field
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +27,7 @@ from jgmm.errors import check_count, check_number
 from jgmm.interpolant.couplings import Coupling
 from jgmm.interpolant.ends import check_times
 from jgmm.interpolant.laws import Functional, Law
-from jgmm.interpolant.schedules import Coefficients, OfTime, Schedule, as_schedule, as_smoothing, coefficients, none
+from jgmm.interpolant.schedules import Coefficients, OfTime, Schedule, coefficients, none
 from jgmm.mixture import LOG_2PI, check_points
 from jgmm.numerics.arguments import as_floats, as_key, check_kind, is_traced
 from jgmm.numerics.pytree import pytree, zeros_of
@@ -37,8 +38,50 @@ SHARES, FEWEST = (16, 4), 16
 Times = Float[Array, "..."] | float | int
 
 
+class AnyPath(abc.ABC):
+    """What the functions of this file need: how x_t is mixed of pairs of Gaussians, whose shares depend on x."""
+
+    if TYPE_CHECKING:  # fields
+
+        @property
+        def schedule(self) -> Schedule:
+            """a_t and b_t."""
+            ...
+
+        @property
+        def smoothing(self) -> OfTime:
+            """γ_t²."""
+            ...
+
+    @property
+    @abc.abstractmethod
+    def d(self) -> int:
+        """The number of features."""
+
+    @property
+    @abc.abstractmethod
+    def dtype(self) -> Any:
+        """Of points."""
+
+    @abc.abstractmethod
+    def log_density(self, c: Coefficients, x: Float[Array, "n d"]) -> Float[Array, " n"]:
+        """log p_t."""
+
+    @abc.abstractmethod
+    def shares(self, c: Coefficients, x: Float[Array, "n d"]) -> Any:
+        """α_l(x_n), in a form that `mixed` reads."""
+
+    @abc.abstractmethod
+    def mixed(self, c: Coefficients, x: Float[Array, "n d"], f: Callable[..., Any], shares: Any) -> Any:
+        """Σ_l α_l f(pair l, c, x), a pytree of arrays [N, D], or [N] that add over the features."""
+
+    @abc.abstractmethod
+    def ends(self, key: PRNGKeyArray, n: int) -> tuple[Float[Array, "n d"], Float[Array, "n d"]]:
+        """n draws of (x_0, x_1)."""
+
+
 @pytree
-class Path:
+class Path(AnyPath):
     """A coupling with a schedule and a smoothing; made by `path`.
 
     Attributes:
@@ -66,27 +109,30 @@ class Path:
         """The number of features."""
         return self.means0.shape[1]
 
+    @property
+    def dtype(self) -> Any:
+        return self.means0.dtype
 
-def path(coupling: Coupling, schedule: str | Schedule = "linear", smoothing: str | OfTime = "none") -> Path:
-    """The path of a coupling.
+    def log_density(self, c: Coefficients, x: Float[Array, "n d"]) -> Float[Array, " n"]:
+        return jax.nn.logsumexp(log_joint(self, c, x), axis=1)
 
-    Args:
-        schedule: a name in `jgmm.registry.SCHEDULES`, or a `Schedule`.
-        smoothing: a name in `jgmm.registry.SMOOTHINGS`, or a function t -> γ_t².
-    Raises:
-        InputError: For unknown names, and for functions that miss the conditions at t = 0 and 1.
+    def shares(self, c: Coefficients, x: Float[Array, "n d"]) -> Float[Array, "n l"]:
+        return jax.nn.softmax(log_joint(self, c, x), axis=1)
 
-    >>> ip.path(ip.couple(source, target), schedule="cosine", smoothing="brownian").d
-    2
-    """
-    check_kind("coupling", coupling, Coupling, "a coupling, as jgmm.interpolant.couple makes it of two mixtures")
-    smoothing = as_smoothing(smoothing)
+    def mixed(self, c: Coefficients, x: Float[Array, "n d"], f: Callable[..., Any], shares: Float[Array, "n l"]) -> Any:
+        return _mixed(self, c, x, f, shares)
+
+    def ends(self, key: PRNGKeyArray, n: int) -> tuple[Float[Array, "n d"], Float[Array, "n d"]]:
+        return _ends(self, key, n)
+
+
+def path_of(coupling: Coupling, schedule: Schedule, smoothing: OfTime) -> Path:
+    """The path of a coupling of two mixtures."""
     law = coupling.law(smoothing is not none)
-    weights, means0, means1 = coupling.log_weights, coupling.means0, coupling.means1
-    return Path(weights, means0, means1, law, as_schedule(schedule), smoothing)
+    return Path(coupling.log_weights, coupling.means0, coupling.means1, law, schedule, smoothing)
 
 
-def log_prob(path: Path, t: Times, x: Float[Array, "n d"]) -> Float[Array, " n"]:
+def log_prob(path: AnyPath, t: Times, x: Float[Array, "n d"]) -> Float[Array, " n"]:
     """log p_t(x_n), in nats. Raises InputError for t outside [0, 1] and points of another dimension.
 
     >>> print(ip.log_prob(flow, 0.5, x).round(3))
@@ -95,8 +141,9 @@ def log_prob(path: Path, t: Times, x: Float[Array, "n d"]) -> Float[Array, " n"]
     return _log_prob(path, *_checked(path, t, x))
 
 
-def posterior(path: Path, t: Times, x: Float[Array, "n d"]) -> Float[Array, "n l"]:
-    """α_l(x_n) = p(l | x_t = x_n), rows summing to one. Raises InputError as `log_prob`.
+def posterior(path: AnyPath, t: Times, x: Float[Array, "n d"]) -> Float[Array, "n ... l"]:
+    """α_l(x_n) = p(l | x_t = x_n), summing to one over the last axis; between products for every block, [N, B, L].
+    Raises InputError as `log_prob`.
 
     >>> print(ip.posterior(flow, 0.5, x).round(3))
     [[0. 1.]]
@@ -104,7 +151,7 @@ def posterior(path: Path, t: Times, x: Float[Array, "n d"]) -> Float[Array, "n l
     return _posterior(path, *_checked(path, t, x))
 
 
-def velocity(path: Path, t: Times, x: Float[Array, "n d"]) -> Float[Array, "n d"]:
+def velocity(path: AnyPath, t: Times, x: Float[Array, "n d"]) -> Float[Array, "n d"]:
     """u_t(x_n) = E[ẋ_t | x_t = x_n]. Raises InputError as `log_prob`.
 
     >>> print(ip.velocity(flow, 0.5, x).round(3))
@@ -113,7 +160,7 @@ def velocity(path: Path, t: Times, x: Float[Array, "n d"]) -> Float[Array, "n d"
     return _expectation(path, *_checked(path, t, x), _motion)
 
 
-def expected_source(path: Path, t: Times, x: Float[Array, "n d"]) -> Float[Array, "n d"]:
+def expected_source(path: AnyPath, t: Times, x: Float[Array, "n d"]) -> Float[Array, "n d"]:
     """E[x_0 | x_t = x_n]. Raises InputError as `log_prob`.
 
     >>> print(ip.expected_source(flow, 0.5, x).round(3))
@@ -122,7 +169,7 @@ def expected_source(path: Path, t: Times, x: Float[Array, "n d"]) -> Float[Array
     return _expectation(path, *_checked(path, t, x), _source)
 
 
-def expected_target(path: Path, t: Times, x: Float[Array, "n d"]) -> Float[Array, "n d"]:
+def expected_target(path: AnyPath, t: Times, x: Float[Array, "n d"]) -> Float[Array, "n d"]:
     """E[x_1 | x_t = x_n]. Raises InputError as `log_prob`.
 
     >>> print(ip.expected_target(flow, 0.5, x).round(3))
@@ -131,7 +178,7 @@ def expected_target(path: Path, t: Times, x: Float[Array, "n d"]) -> Float[Array
     return _expectation(path, *_checked(path, t, x), _target)
 
 
-def score(path: Path, t: Times, x: Float[Array, "n d"]) -> Float[Array, "n d"]:
+def score(path: AnyPath, t: Times, x: Float[Array, "n d"]) -> Float[Array, "n d"]:
     """∇ log p_t(x_n). Raises InputError as `log_prob`.
 
     >>> print(ip.score(flow, 0.5, x).round(3))
@@ -140,7 +187,7 @@ def score(path: Path, t: Times, x: Float[Array, "n d"]) -> Float[Array, "n d"]:
     return _score(path, *_checked(path, t, x))
 
 
-def drift(path: Path, t: Times, x: Float[Array, "n d"], epsilon: float | Array) -> Float[Array, "n d"]:
+def drift(path: AnyPath, t: Times, x: Float[Array, "n d"], epsilon: float | Array) -> Float[Array, "n d"]:
     """u_t + ε ∇ log p_t: with diffusion √(2ε) dW its solutions have the densities p_t, forward in time. Backward they
     follow u_t − ε ∇ log p_t. Raises InputError as `log_prob`.
 
@@ -153,7 +200,7 @@ def drift(path: Path, t: Times, x: Float[Array, "n d"], epsilon: float | Array) 
     return u + epsilon * s
 
 
-def divergence(path: Path, t: Times, x: Float[Array, "n d"]) -> Float[Array, " n"]:
+def divergence(path: AnyPath, t: Times, x: Float[Array, "n d"]) -> Float[Array, " n"]:
     """div u_t(x_n), in closed form (`fields`). Raises InputError as `log_prob`.
 
     >>> print(ip.divergence(flow, 0.5, x).round(3))
@@ -170,7 +217,7 @@ class Fields(NamedTuple):
     divergence: Float[Array, " n"]
 
 
-def fields(path: Path, t: Times, x: Float[Array, "n d"]) -> Fields:
+def fields(path: AnyPath, t: Times, x: Float[Array, "n d"]) -> Fields:
     """Velocity, score and divergence together. With u_l, s_l those of a pair, ∇α_l = α_l (s_l − ∇ log p_t), so
 
         div u = Σ_l α_l [tr(Cov(ẋ_t, x_t | l) C_l⁻¹) + s_l · u_l] − ∇ log p_t · u
@@ -184,7 +231,7 @@ def fields(path: Path, t: Times, x: Float[Array, "n d"]) -> Fields:
 
 
 def sample(
-    key: PRNGKeyArray, path: Path, t: Times, n: int
+    key: PRNGKeyArray, path: AnyPath, t: Times, n: int
 ) -> tuple[Float[Array, "n d"], Float[Array, "n d"], Float[Array, "n d"]]:
     """n draws of (x_0, x_1, x_t); t is a number or one for every draw, n is static under jit.
 
@@ -197,28 +244,34 @@ def sample(
     """
     check_path(path)
     key, n = as_key(key), check_count("n", n, least=0)
-    return _sample(key, path, check_times(as_floats("t", t).astype(path.means0.dtype), n), n)
+    return _sample(key, path, check_times(as_floats("t", t).astype(path.dtype), n), n)
 
 
 def check_path(path: Any) -> None:
     """Raise InputError for anything but a path."""
-    check_kind("path", path, Path, "a path, as jgmm.interpolant.path makes it of a coupling")
+    check_kind("path", path, AnyPath, "a path, as jgmm.interpolant.path makes it of a coupling")
 
 
-def points_of(path: Path, x: Any) -> Float[Array, "n d"]:
+def check_pairs(path: Any) -> None:
+    """Raise InputError for anything but a path between two plain mixtures."""
+    check_path(path)
+    check_kind("path", path, Path, "a path between two plain mixtures: this sums over all pairs of components")
+
+
+def points_of(path: AnyPath, x: Any) -> Float[Array, "n d"]:
     """Points of a path as an array. Raises InputError for what are none."""
     check_path(path)
-    points = as_floats("x", x, path.means0.dtype)
+    points = as_floats("x", x, path.dtype)
     check_points(path.d, points)
     return points
 
 
-def _checked(path: Path, t: Times, x: Any) -> tuple[Array, Array]:
+def _checked(path: AnyPath, t: Times, x: Any) -> tuple[Array, Array]:
     x = points_of(path, x)
     return check_times(as_floats("t", t, x.dtype).astype(x.dtype), x.shape[0]), x
 
 
-def at(path: Path, t: Float[Array, " t"]) -> Coefficients:
+def at(path: AnyPath, t: Float[Array, " t"]) -> Coefficients:
     """The schedule and the smoothing of a path at times t."""
     return coefficients(path.schedule, path.smoothing, t)
 
@@ -240,7 +293,7 @@ def _mean(pair: Pair, p: Array, q: Array) -> Float[Array, "t d"]:
     return p[:, None] * pair[0][None] + q[:, None] * pair[1][None]
 
 
-def _log_joint(path: Path, c: Coefficients, x: Array) -> Float[Array, "n l"]:
+def log_joint(path: Path, c: Coefficients, x: Array) -> Float[Array, "n l"]:
     """log π_l + log N(x_n | m_l, C_l)."""
 
     def component(pair: Pair) -> Array:
@@ -251,13 +304,13 @@ def _log_joint(path: Path, c: Coefficients, x: Array) -> Float[Array, "n l"]:
 
 
 @jax.jit
-def _log_prob(path: Path, t: Array, x: Array) -> Array:
-    return jax.nn.logsumexp(_log_joint(path, at(path, t), x), axis=1)
+def _log_prob(path: AnyPath, t: Array, x: Array) -> Array:
+    return path.log_density(at(path, t), x)
 
 
 @jax.jit
-def _posterior(path: Path, t: Array, x: Array) -> Array:
-    return jax.nn.softmax(_log_joint(path, at(path, t), x), axis=1)
+def _posterior(path: AnyPath, t: Array, x: Array) -> Any:
+    return path.shares(at(path, t), x)
 
 
 def _mixed(
@@ -302,14 +355,14 @@ def _scaled(weight: Float[Array, " n"], values: Float[Array, "n ..."]) -> Float[
 
 
 @partial(jax.jit, static_argnames="functional")
-def _expectation(path: Path, t: Array, x: Array, functional: Callable[[Coefficients], Functional]) -> Array:
+def _expectation(path: AnyPath, t: Array, x: Array, functional: Callable[[Coefficients], Functional]) -> Array:
     """E[p x_0 + q x_1 + r z | x_t = x]."""
 
     def component(pair: Pair, c: Coefficients, x: Array) -> Array:
         f = functional(c)
         return _mean(pair, f.p, f.q) + pair[2].regress(c, f, x - _mean(pair, c.b, c.a))
 
-    return _mixed(path, at(path, t), x, component, _posterior(path, t, x))
+    return path.mixed(at(path, t), x, component, _posterior(path, t, x))
 
 
 def _motion(c: Coefficients) -> Functional:
@@ -325,36 +378,39 @@ def _target(c: Coefficients) -> Functional:
 
 
 @jax.jit
-def _score(path: Path, t: Array, x: Array) -> Array:
+def _score(path: AnyPath, t: Array, x: Array) -> Array:
     def component(pair: Pair, c: Coefficients, x: Array) -> Array:
         return -pair[2].solve(c, x - _mean(pair, c.b, c.a))
 
-    return _mixed(path, at(path, t), x, component, _posterior(path, t, x))
+    return path.mixed(at(path, t), x, component, _posterior(path, t, x))
 
 
 @jax.jit
-def _fields(path: Path, t: Array, x: Array) -> Fields:
+def _fields(path: AnyPath, t: Array, x: Array) -> Fields:
     def component(pair: Pair, c: Coefficients, x: Array) -> tuple[Array, Array, Array]:
         f, y = _motion(c), x - _mean(pair, c.b, c.a)
         u, s = _mean(pair, f.p, f.q) + pair[2].regress(c, f, y), -pair[2].solve(c, y)
         return pair[2].trace(c, f) + (s * u).sum(axis=1), u, s
 
-    total, u, s = _mixed(path, at(path, t), x, component, _posterior(path, t, x))
+    total, u, s = path.mixed(at(path, t), x, component, _posterior(path, t, x))
     return Fields(u, s, total - (s * u).sum(axis=1))
 
 
 @partial(jax.jit, static_argnames="n")
-def _sample(key: PRNGKeyArray, path: Path, t: Array, n: int) -> tuple[Array, Array, Array]:
-    for_pair, for_first, for_second, for_noise = jax.random.split(key, 4)
-    shape, dtype = (n, path.d), path.means0.dtype
+def _sample(key: PRNGKeyArray, path: AnyPath, t: Array, n: int) -> tuple[Array, Array, Array]:
+    for_ends, for_noise = jax.random.split(key)
+    x0, x1 = path.ends(for_ends, n)
+    return x0, x1, between(at(path, t), x0, x1, jax.random.normal(for_noise, (n, path.d), path.dtype))
+
+
+def _ends(path: Path, key: PRNGKeyArray, n: int) -> tuple[Array, Array]:
+    for_pair, for_noise = jax.random.split(key)
     chosen = jax.random.categorical(for_pair, path.log_weights, shape=(n,))
-    first, second = jax.random.normal(for_first, shape, dtype), jax.random.normal(for_second, shape, dtype)
-    mine = jax.nn.one_hot(chosen, path.log_weights.shape[0], dtype=dtype)
-    c = at(path, t)
+    noise = jax.random.normal(for_noise, (n, 2 * path.d), path.dtype)
+    mine = jax.nn.one_hot(chosen, path.log_weights.shape[0], dtype=path.dtype)
 
     def component(pair: Pair, _: Coefficients, noise: Array) -> tuple[Array, Array]:
         deviation0, deviation1 = pair[2].color(noise[:, : path.d], noise[:, path.d :])
         return pair[0][None] + deviation0, pair[1][None] + deviation1
 
-    x0, x1 = _mixed(path, c, jnp.concatenate([first, second], axis=1), component, mine)
-    return x0, x1, between(c, x0, x1, jax.random.normal(for_noise, shape, dtype))
+    return _mixed(path, at(path, jnp.zeros(1, path.dtype)), noise, component, mine)

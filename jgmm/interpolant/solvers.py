@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from jgmm.errors import check_count, check_number
 from jgmm.interpolant.ends import check_times
-from jgmm.interpolant.paths import Path, drift, fields, log_prob, points_of, velocity
+from jgmm.interpolant.paths import AnyPath, drift, fields, log_prob, points_of, velocity
 from jgmm.numerics.arguments import as_floats, as_key, is_traced
 from jgmm.numerics.pytree import pytree
 from jgmm.registry import SOLVERS
@@ -101,7 +101,7 @@ class Scheme:
 
 
 def transport(
-    path: Path,
+    path: AnyPath,
     x: Float[Array, "n d"],
     *,
     start: float = 0.0,
@@ -137,7 +137,7 @@ def transport(
 
 
 def log_likelihood(
-    path: Path,
+    path: AnyPath,
     x: Float[Array, "n d"],
     *,
     solver: str = "dopri5",
@@ -163,7 +163,7 @@ def log_likelihood(
 
 @partial(jax.jit, static_argnames="volume")
 def _flow(
-    path: Path, x: Array, start: Array, end: Array, times: Array | None, scheme: Scheme, volume: bool
+    path: AnyPath, x: Array, start: Array, end: Array, times: Array | None, scheme: Scheme, volume: bool
 ) -> tuple[Any, Array]:
     """The points and, if asked for, ∫ div u dt along the way; and the number of evaluations."""
 
@@ -203,7 +203,7 @@ def integrate(
 
 def diffuse(
     key: PRNGKeyArray,
-    path: Path,
+    path: AnyPath,
     x: Float[Array, "n d"],
     *,
     epsilon: float,
@@ -229,7 +229,7 @@ def diffuse(
 
 
 @partial(jax.jit, static_argnames="steps")
-def _diffuse(key: PRNGKeyArray, path: Path, x: Array, epsilon: Array, start: Array, end: Array, steps: int) -> Array:
+def _diffuse(key: PRNGKeyArray, path: AnyPath, x: Array, epsilon: Array, start: Array, end: Array, steps: int) -> Array:
     start, end = jnp.asarray(start, x.dtype), jnp.asarray(end, x.dtype)
     sign, duration = jnp.sign(end - start), jnp.abs(end - start)
 
@@ -260,7 +260,7 @@ def _scheme(solver: Any, steps: Any, rtol: Any, atol: Any, max_steps: Any) -> Sc
     return Scheme(solver, steps, rtol, atol, max_steps)
 
 
-def _checked(path: Path, x: Any, start: Any, end: Any) -> Array:
+def _checked(path: AnyPath, x: Any, start: Any, end: Any) -> Array:
     x = points_of(path, x)
     for name, t in (("start", start), ("end", end)):
         check_times(as_floats(name, t, x.dtype), 1)

@@ -1,5 +1,8 @@
-"""`fit_product`: a product of block mixtures of the rows of a table. First the Gaussians of the blocks by EM, and then the
-law of their labels, by EM as well: an E-step is one pass up the tree of classes and its derivative."""
+"""`fit_product`: a product of block mixtures of the rows of a table.
+
+First the Gaussians of the blocks by EM, and then the law of their labels, by EM as well: an E-step is one pass up the
+tree of classes and its derivative.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace

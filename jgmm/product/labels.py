@@ -2,14 +2,14 @@
 
     p(labels) = Σ_classes p(c_root) Π_v p(c_v | c_parent(v)) Π_b p(label_b | c_parent(b))
 
-Without classes the labels are independent. With one level of them a class of the whole decides how likely each label is
-in every block; with more the classes of regions do, which depend on those of larger regions (for wavelets of images this
-is the hidden Markov tree of Crouse, Nowak and Baraniuk, Wavelet-based statistical signal processing using hidden Markov
-models, IEEE Transactions on Signal Processing 46, 1998). All sums over classes are done exactly by one pass up the tree.
-Its derivatives are the posterior (Darwiche, A differential approach to inference in Bayesian networks, Journal of the
-ACM 50, 2003): with e_bk = log p(x_b | label_b = k),
+Without classes the labels are independent. With one level of them a class of the whole decides how likely each label
+is in every block; with more the classes of regions do, which depend on those of larger regions (for wavelets of images
+this is the hidden Markov tree of Crouse, Nowak and Baraniuk, Wavelet-based statistical signal processing using hidden
+Markov models, IEEE Transactions on Signal Processing 46, 1998). All sums over classes are done exactly by one pass up
+the tree. Its derivatives are the posterior (Darwiche, A differential approach to inference in Bayesian networks,
+Journal of the ACM 50, 2003): with e_bk = log p(x_b | label_b = k),
 
-    p(label_b = k | x) = ∂ log p(x) / ∂ e_bk,    E[number of transitions s -> t at v | x] = ∂ log p(x) / ∂ log p_v(t | s)
+    p(label_b = k | x) = ∂ log p(x) / ∂ e_bk,   E[number of transitions s -> t at v | x] = ∂ log p(x) / ∂ log p_v(t | s)
 """
 
 from collections.abc import Sequence
@@ -44,7 +44,7 @@ class LabelTree:
     """
 
     root: Float[Array, " s"]
-    tables: tuple[Float[Array, "v s t"], ...]
+    tables: tuple[Float[Array, "_ _ _"], ...]
     parents: tuple[tuple[int, ...], ...] = field(metadata={"static": True})
 
     def __post_init__(self) -> None:
@@ -87,15 +87,20 @@ class LabelTree:
 
     def class_log_joint(self, evidence: Float[Array, "n b k"]) -> Float[Array, "n s"]:
         """log p(c_root) + log p(x | c_root)."""
-        below = jnp.moveaxis(evidence, 1, 0)
+        return self.root[None] + self._upward(evidence)[0][0]
+
+    def _upward(self, evidence: Float[Array, "n b k"]) -> list[Float[Array, "_ _ _"]]:
+        """log p(x below a node | its class) of all nodes, level by level from the root."""
+        found = [jnp.moveaxis(evidence, 1, 0)]
         above = [len(parents) for parents in (*self.parents[-2::-1], (0,))]
         for table, parents, n_nodes in zip(self.tables[::-1], self.parents[::-1], above, strict=True):
+            below = found[0]
             most = jax.lax.stop_gradient(below.max(axis=2, keepdims=True))
             most = jnp.where(jnp.isfinite(most), most, 0)
             sums = einsum("vnt,vst->vns", jnp.exp(below - most), jnp.exp(table))
             message = jnp.log(jnp.maximum(sums, jnp.finfo(sums.dtype).tiny)) + most
-            below = jax.ops.segment_sum(message, np.asarray(parents), num_segments=n_nodes)
-        return self.root[None] + below[0]
+            found.insert(0, jax.ops.segment_sum(message, np.asarray(parents), num_segments=n_nodes))
+        return found
 
     def posterior(self, evidence: Float[Array, "n b k"]) -> Float[Array, "n b k"]:
         """p(label_b = k | x), for every row of evidence."""
@@ -117,7 +122,7 @@ class LabelTree:
         first, *rest = self.tables
         return LabelTree(jnp.zeros(1, self.root.dtype), (first[:, s][:, None], *rest), self.parents)
 
-    def marginals(self) -> list[Float[Array, "v t"]]:
+    def marginals(self) -> list[Float[Array, "_ _"]]:
         """The probabilities of the classes of all nodes, level by level from the root; those of labels are the last."""
         found = [jnp.exp(self.root)[None]]
         for table, parents in zip(self.tables, self.parents, strict=True):
@@ -134,11 +139,19 @@ class LabelTree:
 
     def sample(self, key: PRNGKeyArray, n: int) -> Int[Array, "n b"]:
         """Labels of all blocks, n times."""
+        return self._downward(key, jnp.broadcast_to(self.root, (n, self.n_classes)), [0.0] * len(self.tables))
+
+    def sample_posterior(self, key: PRNGKeyArray, evidence: Float[Array, "n b k"]) -> Int[Array, "n b"]:
+        """Labels of all blocks together, drawn from p(labels | x), for every row of evidence."""
+        root, *levels = (jnp.moveaxis(level, 0, 1) for level in self._upward(evidence))
+        return self._downward(key, self.root[None] + root[:, 0], levels)
+
+    def _downward(self, key: PRNGKeyArray, root: Float[Array, "n s"], levels: list[Any]) -> Int[Array, "n b"]:
+        """Labels drawn class by class, given log p(x below a node | its class)."""
         keys = jax.random.split(key, len(self.tables) + 1)
-        states = _draw(keys[0], jnp.broadcast_to(self.root, (n, 1, self.n_classes)))
-        for key, table, parents in zip(keys[1:], self.tables, self.parents, strict=True):
-            nodes = np.arange(len(parents))
-            states = _draw(key, table[nodes[None], states[:, np.asarray(parents)]])
+        states = _draw(keys[0], root[:, None])
+        for key, table, parents, below in zip(keys[1:], self.tables, self.parents, levels, strict=True):
+            states = _draw(key, table[np.arange(len(parents))[None], states[:, np.asarray(parents)]] + below)
         return states
 
 
@@ -148,8 +161,8 @@ def _entropy(log_p: Float[Array, "*v t"]) -> Float[Array, "*v"]:
 
 
 def _draw(key: PRNGKeyArray, log_p: Float[Array, "n v t"]) -> Int[Array, "n v"]:
-    """By inversion of the cumulative probabilities."""
-    edges = jnp.cumsum(jnp.exp(log_p), axis=-1)
+    """By inversion of the cumulative probabilities, which need not sum to one."""
+    edges = jnp.cumsum(jnp.exp(log_p - log_p.max(axis=-1, keepdims=True)), axis=-1)
     u = jax.random.uniform(key, (*log_p.shape[:-1], 1), log_p.dtype) * edges[..., -1:]
     return jnp.minimum((edges <= u).sum(axis=-1), log_p.shape[-1] - 1).astype(jnp.int32)
 

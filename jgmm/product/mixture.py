@@ -34,8 +34,8 @@ class ProductMixture:
     Blocks of one size make a part; those of images are all of one size, and there is one part.
 
     Attributes:
-        parts: For every part, the Gaussians of its blocks: a `GMM` of batch shape (b,), or of batch shape () where all b
-            blocks share them. Their own weights are not read: `labels` says how likely they are.
+        parts: For every part, the Gaussians of its blocks: a `GMM` of batch shape (b,), or () where all b blocks share
+            them. Their own weights are not read: `labels` says how likely they are.
         labels: The law of the labels of all blocks, those of the first part first.
         n_blocks: The number of blocks of every part.
         order: The features in the order of parts and blocks; None as they are.
@@ -132,7 +132,7 @@ class ProductMixture:
         key: PRNGKeyArray,
         n: int,
         *,
-        component: Int[Array, "..."] | None = None,
+        component: Any = None,
         return_components: bool = False,
     ) -> Any:
         """n independent draws [n, D], and with `return_components` the labels of their blocks [n, B]. Pure; n is static
@@ -159,13 +159,37 @@ class ProductMixture:
         x = _given_labels(key_noise, self, labels)
         return (x, labels) if return_components else x
 
+    def sample_labels(self, key: PRNGKeyArray, x: ArrayLike) -> Int[Array, "n b"]:
+        """The labels of all blocks together, drawn from p(labels | x). Raises InputError as `component_log_prob`."""
+        return self.labels.sample_posterior(as_key(key), self.component_log_prob(x))
+
+    def given_labels(
+        self, labels: Int[Array, "n b"], noise: Float[Array, "n d"]
+    ) -> tuple[Float[Array, "n d"], Float[Array, "n d"]]:
+        """The mean of x given the labels of its blocks, and a deviation from it: noise N(0, I) becomes N(0, Σ)."""
+
+        def of_block(part: GMM, k: Array, noise: Array) -> tuple[Array, Array]:
+            return part.means[k], part.covariance.color(k, noise)
+
+        means, deviations = [], []
+        of_parts = jnp.split(labels, np.cumsum(self.n_blocks)[:-1], axis=1)
+        for part, k, one in zip(self.parts, of_parts, self.blocks_of(noise), strict=True):
+            if part.batch_shape:
+                mean, deviation = jax.vmap(of_block, (0, 1, 1), 1)(part, k, one)
+            else:
+                rows = one.reshape(-1, part.d)
+                mean, deviation = (y.reshape(one.shape) for y in of_block(part, k.reshape(-1), rows))
+            means.append(mean)
+            deviations.append(deviation)
+        return self.joined(means), self.joined(deviations)
+
     def mean(self) -> Float[Array, " d"]:
         """E[x]."""
-        return self._joined([einsum("bk,bkd->bd", w, part.means) for w, part in self._weighed()])
+        return self.joined([einsum("bk,bkd->bd", w, part.means) for w, part in self._weighed()])
 
     def variance(self) -> Float[Array, " d"]:
         """diag Cov[x]."""
-        return self._joined([part.variance() for part in self.block_mixtures()])
+        return self.joined([part.variance() for part in self.block_mixtures()])
 
     def covariance_matrix(self) -> Float[Array, "d d"]:
         """Cov[x], by the law of total variance along the tree of classes: what each class adds to what the one above it
@@ -180,25 +204,25 @@ class ProductMixture:
         """The marginal mixtures of the blocks, for every part a batch of them."""
         return [replace(part, log_weights=jnp.log(w)) for w, part in self._weighed()]
 
-    def _weighed(self) -> list[tuple[Float[Array, "b k"], GMM]]:
+    def _weighed(self) -> list[tuple[Float[Array, "_ _"], GMM]]:
         """The marginal weights of the labels of every part, and its Gaussians, as a batch of one for each block."""
         ends = np.cumsum(self.n_blocks)[:-1]
         weights = jnp.split(self.labels.marginals()[-1], ends)
         return [(w, _each(part, n)) for w, part, n in zip(weights, self.parts, self.n_blocks, strict=True)]
 
-    def blocks_of(self, x: Float[Array, "n d"]) -> list[Float[Array, "n b m"]]:
+    def blocks_of(self, x: Float[Array, "n d"]) -> list[Float[Array, "_ _ _"]]:
         """The features of the blocks of every part."""
         if self.order is None and len(self.parts) == 1:
             return [x.reshape(len(x), *self.n_blocks, -1)]
-        return [x[:, features] for features in self._features()]
+        return [x[:, features] for features in self.features()]
 
-    def _features(self) -> list[Int[np.ndarray, "b m"]]:
+    def features(self) -> list[Int[np.ndarray, "_ _"]]:
         """Which features are those of the blocks of every part."""
         order = np.arange(self.d) if self.order is None else np.asarray(self.order)
         ends = np.cumsum([n * part.d for part, n in zip(self.parts, self.n_blocks, strict=True)])[:-1]
         return [piece.reshape(n, -1) for piece, n in zip(np.split(order, ends), self.n_blocks, strict=True)]
 
-    def _joined(self, pieces: list[Float[Array, "*n b m"]]) -> Float[Array, "*n d"]:
+    def joined(self, pieces: list[Array]) -> Float[Array, "*n d"]:
         """The inverse of `blocks_of`."""
         x = jnp.concatenate([piece.reshape(*piece.shape[:-2], -1) for piece in pieces], axis=-1)
         return x if self.order is None else x[..., np.argsort(self.order)]
@@ -253,18 +277,8 @@ def _class_responsibilities(mixture: ProductMixture, x: Array) -> Array:
 
 @jax.jit
 def _given_labels(key: PRNGKeyArray, mixture: ProductMixture, labels: Int[Array, "n b"]) -> Float[Array, "n d"]:
-    def of_block(part: GMM, k: Array, noise: Array) -> Array:
-        return part.means[k] + part.covariance.color(k, noise)
-
-    n, pieces = len(labels), []
-    parts = zip(mixture.parts, mixture.n_blocks, jax.random.split(key, len(mixture.parts)), strict=True)
-    for (part, b, key), k in zip(parts, jnp.split(labels, np.cumsum(mixture.n_blocks)[:-1], axis=1), strict=True):
-        noise = jax.random.normal(key, (n, b, part.d), mixture.dtype)
-        if part.batch_shape:
-            pieces.append(jax.vmap(of_block, (0, 1, 1), 1)(part, k, noise))
-        else:
-            pieces.append(of_block(part, k.reshape(-1), noise.reshape(n * b, -1)).reshape(noise.shape))
-    return mixture._joined(pieces)
+    mean, deviation = mixture.given_labels(labels, jax.random.normal(key, (len(labels), mixture.d), mixture.dtype))
+    return mean + deviation
 
 
 @jax.jit
@@ -276,14 +290,16 @@ def _covariance_matrix(mixture: ProductMixture) -> Float[Array, "d d"]:
     # M_v(t): the mean of the features below a node, given its class.
     means = jnp.zeros((*marginals[-2].shape, d), mixture.dtype)
     first = 0
-    for (w, part), features in zip(mixture._weighed(), mixture._features(), strict=True):
+    for (w, part), features in zip(mixture._weighed(), mixture.features(), strict=True):
         of_part = slice(first, first := first + len(features))
         above = marginals[-2][parents[of_part]]
         expected = einsum("bst,btd->bsd", tables[-1][of_part], part.means)
         within = _within(w, part) + _second(w, part.means) - _second(above, expected)
         total = total.at[features[:, :, None], features[:, None, :]].add(within)
         means = means.at[parents[of_part][:, None], :, features].add(jnp.moveaxis(expected, 1, 2))
-    for table, above, q, up in zip(tables[-2::-1], marginals[-3::-1], marginals[-2::-1], labels.parents[-2::-1]):
+    for table, above, q, up in zip(
+        tables[-2::-1], marginals[-3::-1], marginals[-2:0:-1], labels.parents[-2::-1], strict=True
+    ):
         expected = einsum("vst,vtd->vsd", table, means)
         total = total + (_second(q, means) - _second(above[np.asarray(up)], expected)).sum(axis=0)
         means = jax.ops.segment_sum(expected, np.asarray(up), num_segments=len(above))
