@@ -20,6 +20,7 @@ FLOORS = [
     {"registry", "covariance"},
     {"mixture", "encoder", "data"},
     {"em", "figures"},
+    {"product"},
     {"source", "conditional", "interpolant"},
     {"completion", "gradient", "metrics", "checkpoint"},
     {"commands"},

@@ -23,6 +23,12 @@ def grid_of(options: Options, shape: tuple[int, ...]) -> tuple[int, int] | None:
     return None if options.blocks is None else (shape[0] // options.blocks, shape[1] // options.blocks)
 
 
+def parents_of(options: Options, shape: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+    """The parents of every level of the tree of classes above the blocks. Raises InputError for too many levels."""
+    grid = grid_of(options, shape)
+    return grid_parents(grid, len(options.classes)) if grid and options.classes else ()
+
+
 def rows_of(options: Options, codes: Codes) -> Float[Array, "n d"]:
     """What EM is fitted to: the codes, or blocks of them, as many as are enough, from anywhere in the images."""
     if codes.n_blocks == 1:
@@ -42,9 +48,7 @@ def check_blocks(options: Options, codes: Codes, shape: tuple[int, ...]) -> None
 
 def product_of(options: Options, codes: Codes, blocks: GMM, shape: tuple[int, ...]) -> ProductMixture:
     """The product of such Gaussians in all blocks, with the law of labels that the images have."""
-    grid = grid_of(options, shape)
-    assert grid is not None
-    parents = grid_parents(grid, len(options.classes)) if options.classes else ()
+    parents = parents_of(options, shape)
     begun = time.perf_counter()
 
     def follow(i: int, log_likelihood: float) -> None:

@@ -15,7 +15,7 @@ from jgmm.checkpoint.files import CONFIG, PRIOR, TRAIN_LOG_PROB
 from jgmm.checkpoint.interrupted import InterruptedFit, kept_options, numbers_of, state_of
 from jgmm.checkpoint.journal import Mark
 from jgmm.checkpoint.models import load_source, read_config, read_other, save_run
-from jgmm.commands.blocks import check_blocks, grid_of, one_mixture, product_of, rows_of
+from jgmm.commands.blocks import check_blocks, grid_of, one_mixture, parents_of, product_of, rows_of
 from jgmm.commands.codes import (
     EM_STREAM,
     STATISTICS_STREAM,
@@ -53,6 +53,7 @@ def run(options: Options) -> None:
     before = load_source(folder) if (folder / CONFIG).exists() else None
     data = prepare(options, options.k)
     check_data(options, data)
+    parents_of(options, data.train.shape)  # which must be found after the fit
     _check_same_data(options, data)
     start = load_source(options.init_from) if options.init_from and before is None else None
     if start is not None:

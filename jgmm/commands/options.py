@@ -273,7 +273,7 @@ class SweepOptions(Common, _Grid):
 def to_json(options: Any) -> dict[str, object]:
     """The fields of a dataclass of options but `resume`, as JSON values."""
     values = {f.name: getattr(options, f.name) for f in fields(options) if f.name != "resume"}
-    return {name: str(v) if isinstance(v, Path) else v for name, v in values.items()}
+    return {n: str(v) if isinstance(v, Path) else list(v) if isinstance(v, tuple) else v for n, v in values.items()}
 
 
 def flag(name: str) -> str:

@@ -40,6 +40,7 @@ def summarize(
         "converged": state.converged,
         "revived": state.revived,
         "smallest_component": float(counts.min()),
+        "blocks": codes.n_blocks,
         "pairs": state.pairs,
         "dropped": state.dropped,
     }
@@ -138,6 +139,7 @@ def show(summary: dict[str, Any], folder: Path, pictures: list[Path]) -> None:
         "bits_per_dim_held_out": "bits per dimension, held-out images with uniform noise",
     }
     further = f"go on with: python -m jgmm.fit --out {folder} --resume --max-iter {2 * summary['iterations']}"
+    one, rows = ("an image", "images") if summary["blocks"] == 1 else ("a block", "blocks of images")
     state = "converged" if summary["converged"] else f"NOT converged; {further}"
     print(f"\n{summary['iterations']} iterations, {state}")
     for name, words in names.items():
@@ -145,10 +147,10 @@ def show(summary: dict[str, Any], folder: Path, pictures: list[Path]) -> None:
             unit = "" if name.startswith("bits") else " nats per image"
             print(f"{words}: {summary[name]:.4f}{unit}")
     print(
-        f"smallest component: {summary['smallest_component']:.1f} images; {summary['revived']} were given a new place"
+        f"smallest component: {summary['smallest_component']:.1f} {rows}; {summary['revived']} were given a new place"
     )
     print(
-        f"responsibilities that took part: {summary['pairs']:.2f} an image; "
+        f"responsibilities that took part: {summary['pairs']:.2f} {one}; "
         f"the others sum to at most {summary['dropped']:.0e} of one"
     )
     if summary["seconds_per_iteration"] is not None:

@@ -39,7 +39,11 @@ Times = Float[Array, "..."] | float | int
 
 
 class AnyPath(abc.ABC):
-    """What the functions of this file need: how x_t is mixed of pairs of Gaussians, whose shares depend on x."""
+    """What the functions of this file need: how x_t is mixed of pairs of Gaussians, whose shares depend on x.
+
+    >>> isinstance(flow, ip.AnyPath)
+    True
+    """
 
     if TYPE_CHECKING:  # fields
 
@@ -76,8 +80,8 @@ class AnyPath(abc.ABC):
         """Σ_l α_l f(pair l, c, x), a pytree of arrays [N, D], or [N] that add over the features."""
 
     @abc.abstractmethod
-    def ends(self, key: PRNGKeyArray, n: int) -> tuple[Float[Array, "n d"], Float[Array, "n d"]]:
-        """n draws of (x_0, x_1)."""
+    def ends(self, keys: Array, n: int) -> tuple[Float[Array, "n d"], Float[Array, "n d"]]:
+        """n draws of (x_0, x_1), by three keys."""
 
 
 @pytree
@@ -122,8 +126,8 @@ class Path(AnyPath):
     def mixed(self, c: Coefficients, x: Float[Array, "n d"], f: Callable[..., Any], shares: Float[Array, "n l"]) -> Any:
         return _mixed(self, c, x, f, shares)
 
-    def ends(self, key: PRNGKeyArray, n: int) -> tuple[Float[Array, "n d"], Float[Array, "n d"]]:
-        return _ends(self, key, n)
+    def ends(self, keys: Array, n: int) -> tuple[Float[Array, "n d"], Float[Array, "n d"]]:
+        return _ends(self, keys, n)
 
 
 def path_of(coupling: Coupling, schedule: Schedule, smoothing: OfTime) -> Path:
@@ -398,15 +402,15 @@ def _fields(path: AnyPath, t: Array, x: Array) -> Fields:
 
 @partial(jax.jit, static_argnames="n")
 def _sample(key: PRNGKeyArray, path: AnyPath, t: Array, n: int) -> tuple[Array, Array, Array]:
-    for_ends, for_noise = jax.random.split(key)
-    x0, x1 = path.ends(for_ends, n)
-    return x0, x1, between(at(path, t), x0, x1, jax.random.normal(for_noise, (n, path.d), path.dtype))
+    keys = jax.random.split(key, 4)
+    x0, x1 = path.ends(keys[:3], n)
+    return x0, x1, between(at(path, t), x0, x1, jax.random.normal(keys[3], (n, path.d), path.dtype))
 
 
-def _ends(path: Path, key: PRNGKeyArray, n: int) -> tuple[Array, Array]:
-    for_pair, for_noise = jax.random.split(key)
-    chosen = jax.random.categorical(for_pair, path.log_weights, shape=(n,))
-    noise = jax.random.normal(for_noise, (n, 2 * path.d), path.dtype)
+def _ends(path: Path, keys: Array, n: int) -> tuple[Array, Array]:
+    chosen = jax.random.categorical(keys[0], path.log_weights, shape=(n,))
+    first, second = (jax.random.normal(key, (n, path.d), path.dtype) for key in keys[1:])
+    noise = jnp.concatenate([first, second], axis=1)
     mine = jax.nn.one_hot(chosen, path.log_weights.shape[0], dtype=path.dtype)
 
     def component(pair: Pair, _: Coefficients, noise: Array) -> tuple[Array, Array]:

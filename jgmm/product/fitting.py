@@ -42,6 +42,12 @@ class ProductFit:
         mixture: The product, of x.
         history: The mean log-likelihood of x, nats a row, before each iteration of EM on the law of the labels.
         fits: Those of the Gaussians: of every block, or of each size of blocks that share them.
+
+    >>> import jgmm
+    >>> from sklearn.datasets import load_iris
+    >>> fit = jgmm.fit_product(0, load_iris().data, k=2, blocks=[[0, 1], [2, 3]])
+    >>> len(fit.fits), fit.mixture.k
+    (2, 2)
     """
 
     mixture: ProductMixture
@@ -57,10 +63,10 @@ def fit_product(
     x: ArrayLike,
     k: int = 10,
     *,
-    blocks: int | Sequence[Sequence[int]],
+    blocks: Any,
     shared: bool = False,
-    classes: int | Sequence[int] = (),
-    grid: Sequence[int] | None = None,
+    classes: Any = (),
+    grid: Any = None,
     **options: Any,
 ) -> ProductFit:
     """Fit a product of mixtures of k Gaussians to the blocks of the rows of x.
@@ -131,8 +137,11 @@ def groups_of(blocks: Any, d: int) -> list[list[int]]:
 
 def levels_of(classes: Any) -> tuple[int, ...]:
     """The numbers of classes of every level. Raises InputError for what are none."""
-    levels = (classes,) if isinstance(classes, int | np.integer) else tuple(classes)
-    return tuple(check_count("classes", n) for n in levels)
+    if isinstance(classes, int | np.integer):
+        return (check_count("classes", classes),)
+    numbers = isinstance(classes, Sequence) and not isinstance(classes, str)
+    check(numbers, f"classes must be a number, or one for each level, got {short(classes)}.")
+    return tuple(check_count("classes", n) for n in classes)
 
 
 def without_classes(parts: Sequence[GMM], n_blocks: tuple[int, ...], order: Any = None) -> ProductMixture:

@@ -41,14 +41,12 @@ class ProductMixture:
         order: The features in the order of parts and blocks; None as they are.
 
     >>> import jax, jgmm
-    >>> import jax.numpy as jnp
-    >>> blocks = jgmm.GMM(jnp.log(jnp.full((2, 3), 1 / 3)), jnp.arange(6.0).reshape(2, 3, 1),
-    ...                   jgmm.covariance.spherical.Spherical(jnp.ones((2, 3))))
-    >>> mixture = jgmm.ProductMixture.independent(blocks)
+    >>> block = jgmm.GMM.from_parameters([0.5, 0.5], [[0.0], [2.0]], [1.0, 1.0], "spherical")
+    >>> mixture = jgmm.ProductMixture.independent(jax.tree.map(lambda leaf: leaf[None].repeat(3, axis=0), block))
     >>> mixture
-    ProductMixture(k=3, blocks=2, classes=1, d=2, covariance='spherical', dtype=float32)
-    >>> print(mixture.mean(), mixture.log_prob([[1.0, 4.0]]).round(3))
-    [1. 4.] [-2.794]
+    ProductMixture(k=2, blocks=3, classes=1, d=3, covariance='spherical', dtype=float32)
+    >>> print(mixture.mean(), mixture.log_prob([[1.0, 1.0, 1.0]]).round(3))
+    [1. 1. 1.] [-4.257]
     """
 
     parts: tuple[GMM, ...]

@@ -52,7 +52,7 @@ def test_evaluate_the_run_on_what_was_kept_out(digits_run, held_out, capsys, tmp
     assert summary["log_likelihood"] == pytest.approx(config["summary"]["log_likelihood_held_out"], rel=1e-5)
     assert summary["examples"] == 180
     assert summary["bits_per_dim"] == pytest.approx(config["summary"]["bits_per_dim_held_out"], abs=0.05)
-    assert summary["adjusted_rand"] > 0.3
+    assert summary["adjusted_rand"] > 0.25
     with np.load(tmp_path / "e" / "scores.npz") as saved:
         train = np.load(digits_run / "log_prob_train.npy")
         low, high = np.quantile(train, [0.05, 0.95])
