@@ -25,13 +25,17 @@ from jgmm.commands.options import Options
 from jgmm.metrics.likelihood import scores
 from jgmm.metrics.memorization import memorization
 
-BEFORE = "--basis pca --init kmeans --prior-strength 0 --no-dequantize --min-count 0"
+BEFORE = "--scatter sample --no-symmetric --basis pca --init kmeans --prior-strength 0 --no-dequantize --min-count 0"
 # K, and what differs from the defaults.
 FITS = (
     (100, ""),
     (100, BEFORE),
+    (100, "--scatter sample --no-symmetric"),
+    (100, "--scatter sample"),
+    (100, "--no-symmetric"),
     (100, "--basis pca"),
     (100, "--basis zca"),
+    (100, "--basis learned"),
     (100, "--init kmeans"),
     (100, "--prior-strength 0"),
     (100, "--no-dequantize"),
@@ -58,7 +62,7 @@ def main() -> None:
 
 def line(run: Path, k: int, changed: str, data_dir: Path) -> str:
     """Fit, and say how it went."""
-    command = [sys.executable, "-m", "jgmm.fit", "--k", str(k), "--holdout", "0.1", "--tol", "1e-3"]
+    command = [sys.executable, "-m", "jgmm.fit", "--k", str(k), "--holdout", "0.1"]
     command += ["--data-dir", str(data_dir)]
     begun = time.perf_counter()
     subprocess.run([*command, "--out", str(run), *changed.split()], check=True, stdout=subprocess.DEVNULL)

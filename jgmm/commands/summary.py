@@ -1,5 +1,6 @@
 """What a finished fit says of itself: figures and pictures."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ from jgmm.source import Source, normalize, pixel_moments
 DEQUANTIZATION, PICTURES, COMPONENTS = range(3)
 # Images shown of all draws, components that are shown, and draws of each.
 SHOWN, ROWS, DRAWS = 100, 20, 6
+# Images whose labels are shown.
+COLUMNS = 12
 # Draws that tell where a class varies.
 DRAWS_OF_CLASS = 256
 
@@ -84,9 +87,23 @@ def draw_pictures(
     images.samples_beside_data(paths[1], pixels, shown)
     fits.likelihood(paths[2], history, converged)
     if spectrum is None:
-        return paths[:3]
-    fits.spectrum(paths[3], spectrum.variances, spectrum.n_codes)
+        paths.pop()
+    else:
+        fits.spectrum(paths[3], spectrum.variances, spectrum.n_codes)
+    if isinstance(source.gmm, ProductMixture) and is_image(source.shape):
+        paths.append(folder / "labels.png")
+        draw_label_scales(paths[-1], source, source.gmm, shown[:COLUMNS])
     return paths
+
+
+def draw_label_scales(path: Path, source: Source, gmm: ProductMixture, pixels: np.ndarray) -> None:
+    """A picture of what the labels of blocks of images say of their scale: exp E[log s | image], where s² is the mean
+    variance of a component."""
+    codes = source.encoder.encode(jnp.asarray(pixels.reshape(len(pixels), -1), gmm.dtype))
+    (part,), block = gmm.parts, math.isqrt(gmm.parts[0].d // source.shape[2])
+    logs = 0.5 * jnp.log(part.covariance.variance().mean(axis=1))
+    scales = np.exp(np.asarray(gmm.responsibilities(codes) @ jnp.broadcast_to(logs, gmm.k)))
+    images.label_scales(path, pixels, scales.reshape(-1, source.shape[0] // block, source.shape[1] // block))
 
 
 def draw_components(path: Path, key: Array, source: Source) -> None:
@@ -123,6 +140,9 @@ def draw_classes(path: Path, key: Array, source: Source, gmm: ProductMixture) ->
 
     keys = jax.random.split(key, len(order))
     draws = np.stack([np.asarray(draws_of(key, jnp.asarray(s))) for key, s in zip(keys, order, strict=True)])
+    if not is_image(source.shape):
+        images.component_means(path, draws.mean(axis=1).reshape(len(order), -1))
+        return
     _, everywhere = pixel_moments(normalize(source, "none"))
     relative = draws.std(axis=1) / np.sqrt(np.asarray(everywhere))
     shown = draws.mean(axis=1), relative, draws[:, :DRAWS], weights[order]

@@ -16,13 +16,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float
 
 from jgmm.errors import check
 from jgmm.interpolant.couplings import couple_mixtures
 from jgmm.interpolant.paths import AnyPath, Path, log_joint, path_of
 from jgmm.interpolant.schedules import Coefficients, OfTime, Schedule
 from jgmm.mixture import GMM
+from jgmm.numerics.arguments import check_kind
 from jgmm.numerics.pytree import pytree
 from jgmm.product.mixture import ProductMixture
 
@@ -46,6 +47,8 @@ def couple_products(source: GMM | ProductMixture, target: GMM | ProductMixture) 
     Raises:
         InputError: For blocks that differ, and classes at both ends: their posterior has no closed form.
     """
+    for name, end in (("source", source), ("target", target)):
+        check_kind(name, end, (GMM, ProductMixture), "a jgmm.GMM or a jgmm.ProductMixture")
     known = next(end for end in (source, target) if isinstance(end, ProductMixture))
     ends = [end if isinstance(end, ProductMixture) else _as_product(end, known) for end in (source, target)]
     same = ends[0].n_blocks == ends[1].n_blocks and ends[0].order == ends[1].order and ends[0].d == ends[1].d

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from jgmm.em.fitting import EMFit, as_rows, fit_em
 from jgmm.errors import check, check_count, check_number, short
 from jgmm.mixture import GMM
-from jgmm.numerics.arguments import as_key
+from jgmm.numerics.arguments import as_key, check_kind
 from jgmm.numerics.chunking import sum_chunks
 from jgmm.numerics.pytree import pytree
 from jgmm.numerics.summation import CompensatedSum
@@ -95,29 +95,46 @@ def fit_product(
     check("start" not in options, "a product starts from clusters: leave start out.")
     groups = groups_of(blocks, rows.shape[1])
     levels = levels_of(classes)
-    parents = grid_parents((len(groups),) if grid is None else grid, len(levels)) if levels else ()
-    check(not parents or len(parents[-1]) == len(groups), f"a grid of {grid} is not one of {len(groups)} blocks.")
-    by_size: dict[int, list[int]] = {}
-    for i, group in enumerate(groups):
-        by_size.setdefault(len(group), []).append(i)
+    check_kind("shared", shared, (bool, np.bool_), "True or False")
+    sides = _grid_of(grid, len(groups))
+    parents = grid_parents(sides, len(levels)) if levels else ()
+    by_size: dict[int, list[list[int]]] = {}
+    for group in groups:
+        by_size.setdefault(len(group), []).append(group)
+    check(len(by_size) == 1 or len(levels) < 2, "blocks on a grid must be of one size.")
     for_parts, for_labels = jax.random.split(key)
     parts, fits = [], []
-    for i, (size, members) in enumerate(by_size.items()):
-        pieces = [rows[:, np.asarray(groups[b])] for b in members]
-        pieces = [jnp.stack(pieces, axis=1).reshape(-1, size)] if shared else pieces
-        of_part = jax.random.fold_in(for_parts, i)
-        found = [fit_em(jax.random.fold_in(of_part, j), piece, k=k, **options) for j, piece in enumerate(pieces)]
-        check(all(fit.gmm.d == size for fit in found), "the encoder must leave a mixture of codes one of x.")
-        fits += found
+    for i, alike in enumerate(by_size.values()):
+        found = _fits_of(jax.random.fold_in(for_parts, i), rows, alike, shared, k=k, **options)
         mixtures = [fit.gmm for fit in found]
         parts.append(mixtures[0] if shared else jax.tree.map(lambda *leaves: jnp.stack(leaves), *mixtures))
-    order = [f for members in by_size.values() for b in members for f in groups[b]]
-    check(len(by_size) == 1 or len(levels) < 2, "blocks on a grid must be of one size.")
-    n_blocks = tuple(len(members) for members in by_size.values())
+        fits += found
+    order = [f for alike in by_size.values() for group in alike for f in group]
+    n_blocks = tuple(len(alike) for alike in by_size.values())
     start = without_classes(parts, n_blocks, None if order == list(range(len(order))) else tuple(order))
     if not (shared or levels):
         return ProductFit(start, [float(start.log_prob(rows).mean())], fits)
     return ProductFit(*with_labels(for_labels, start, rows, levels, parents), fits)
+
+
+def _fits_of(
+    key: PRNGKeyArray, rows: Float[Array, "n d"], groups: list[list[int]], shared: bool, **options: Any
+) -> list[EMFit]:
+    """Fits to groups of as many features: one of each, or one of all of them together."""
+    pieces = [rows[:, np.asarray(group)] for group in groups]
+    pieces = [jnp.concatenate(pieces)] if shared else pieces
+    found = [fit_em(jax.random.fold_in(key, i), piece, **options) for i, piece in enumerate(pieces)]
+    whole = all(fit.encoder.name == "identity" for fit in found)
+    check(whole, "the Gaussians of blocks must be those of x: take an encoder such as robust, or identity.")
+    return found
+
+
+def _grid_of(grid: Any, n_blocks: int) -> tuple[int, ...]:
+    if grid is None:
+        return (n_blocks,)
+    whole = isinstance(grid, Sequence) and all(isinstance(side, int | np.integer) and side > 0 for side in grid)
+    check(whole and np.prod(grid) == n_blocks, f"grid must be sides of {n_blocks} blocks, got {short(grid)}.")
+    return tuple(grid)
 
 
 def groups_of(blocks: Any, d: int) -> list[list[int]]:

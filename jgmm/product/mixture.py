@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from jgmm.errors import check, check_count, short
 from jgmm.mixture import GMM
-from jgmm.numerics.arguments import as_floats, as_key, check_kind
+from jgmm.numerics.arguments import as_floats, as_key, check_kind, is_traced
 from jgmm.numerics.chunking import map_chunks
 from jgmm.numerics.linalg import einsum
 from jgmm.numerics.pytree import pytree
@@ -69,8 +69,9 @@ class ProductMixture:
         """The product of a batch of mixtures [B]: their blocks follow each other, and know nothing of each other.
 
         Raises:
-            InputError: For mixtures of another batch shape.
+            InputError: For anything but mixtures of such a batch shape.
         """
+        check_kind("gmm", gmm, GMM, "a jgmm.GMM of batch shape (b,)")
         check(len(gmm.batch_shape) == 1, f"expected mixtures of batch shape (b,), got {gmm.batch_shape}.")
         return cls((gmm,), LabelTree.independent(gmm.log_weights), gmm.batch_shape)
 
@@ -150,10 +151,7 @@ class ProductMixture:
         if component is None:
             labels = self.labels.sample(key_labels, n)
         else:
-            given, blocks = jnp.asarray(component), self.labels.n_blocks
-            fits = given.shape in ((blocks,), (n, blocks)) and jnp.issubdtype(given.dtype, jnp.integer)
-            check(fits, f"component must be whole numbers of shape ({blocks},) or ({n}, {blocks}), got {given.shape}.")
-            labels = jnp.broadcast_to(given, (n, blocks))
+            labels = jnp.broadcast_to(self._labels(component, n), (n, self.labels.n_blocks))
         x = _given_labels(key_noise, self, labels)
         return (x, labels) if return_components else x
 
@@ -224,6 +222,18 @@ class ProductMixture:
         """The inverse of `blocks_of`."""
         x = jnp.concatenate([piece.reshape(*piece.shape[:-2], -1) for piece in pieces], axis=-1)
         return x if self.order is None else x[..., np.argsort(self.order)]
+
+    def _labels(self, component: Any, n: int) -> Any:
+        try:
+            given = component if is_traced(component) else np.asarray(component)
+        except ValueError:  # rows of several lengths
+            given = np.zeros(())
+        shapes = (self.labels.n_blocks,), (n, self.labels.n_blocks)
+        fits = given.shape in shapes and jnp.issubdtype(given.dtype, jnp.integer)
+        inside = fits and (is_traced(given) or bool(((given >= 0) & (given < self.k)).all()))
+        wanted = f"labels from 0 to {self.k - 1} of shape {shapes[0]} or {shapes[1]}"
+        check(inside, f"component must be {wanted}, got {short(component)}.")
+        return given
 
     def _points(self, x: ArrayLike) -> Float[Array, "n d"]:
         points = as_floats("x", x, self.dtype, finite=False)

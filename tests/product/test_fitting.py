@@ -89,7 +89,7 @@ def test_bad_input_is_refused(rng):
         ({"blocks": "a"}, "must name each of 6 features once"),
         ({"blocks": 2, "classes": 0}, "classes"),
         ({"blocks": 2, "classes": "many"}, "classes must be"),
-        ({"blocks": 2, "classes": 2, "grid": (2, 2)}, "not one of 3 blocks"),
+        ({"blocks": 2, "classes": 2, "grid": (2, 2)}, "sides of 3 blocks"),
         ({"blocks": 2, "classes": (2, 2), "grid": (1, 3), "k": 60}, "too few"),
         ({"blocks": 2, "start": None}, "leave start out"),
     ]:

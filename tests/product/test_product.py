@@ -234,5 +234,5 @@ def test_a_product_is_data_to_jit_and_vmap():
     assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(gradient))
     with pytest.raises(InputError, match=r"points of shape \(n, 6\)"):
         product.log_prob(jnp.zeros((2, 5)))
-    with pytest.raises(InputError, match="component must be whole numbers"):
+    with pytest.raises(InputError, match="component must be labels"):
         product.sample(jax.random.key(0), 2, component=jnp.zeros(5, jnp.int32))

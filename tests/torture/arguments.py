@@ -60,15 +60,26 @@ def functions() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
     from jgmm import interpolant as ip
     from jgmm.encoder.identity import Identity
     from jgmm.encoder.pca import fit_pca
+    from jgmm.interpolant.products import couple_products
 
     rng = np.random.default_rng(0)
     x, key = rng.normal(size=(20, 2)).astype(np.float32), jax.random.key(0)
     gmm = jgmm.GMM.from_parameters([0.5, 0.5], [[-1.0, 0.0], [1.0, 0.0]], [1.0, 2.0], "spherical")
     source = jgmm.normalize(jgmm.unnormalized(gmm, Identity(2), (2,)), "scalar")
     flow = ip.path(ip.couple(gmm, gmm))
+    product = jgmm.fit_product(0, x, k=2, blocks=1, classes=2, max_iter=3).mixture
     of_path = {"path": flow, "t": 0.5, "x": x}
     table: list[tuple[Callable[..., Any], dict[str, Any]]] = [
         (jgmm.fit_em, {"key": 0, "x": x, "k": 2, "max_iter": 3}),
+        (jgmm.fit_product, {"key": 0, "x": x, "k": 2, "blocks": 1, "max_iter": 3}),
+        (product.log_prob, {"x": x}),
+        (product.component_log_prob, {"x": x}),
+        (product.responsibilities, {"x": x}),
+        (product.class_responsibilities, {"x": x}),
+        (product.sample, {"key": key, "n": 3}),
+        (product.sample_labels, {"key": key, "x": x}),
+        (jgmm.ProductMixture.independent, {"gmm": jax.tree.map(lambda leaf: leaf[None], gmm)}),
+        (couple_products, {"source": product, "target": product.given_class(0)}),
         (jgmm.fit_gradient, {"key": key, "model": gmm, "x": x, "epochs": 1}),
         (
             jgmm.GMM.from_parameters,
