@@ -94,7 +94,7 @@ def complete_images(
     >>> completion.complete_images(jax.random.key(0), source, x0, known).mean.tolist()
     [[2.0, 1.0]]
     """
-    check_plain(source)
+    k = _gmm(source).k
     check(x0.shape[1:] == source.shape, f"expected images of shape {('n', *source.shape)}, got {x0.shape}.")
     check(x0.shape[0] > 0 and jnp.issubdtype(x0.dtype, jnp.floating), f"expected normalized images, got {x0.dtype}.")
     check(known.dtype == bool, f"expected a mask of booleans, got {known.dtype}.")
@@ -102,7 +102,7 @@ def complete_images(
     check(known.any() and not known.all(), "the mask must leave some pixels known and some unknown.")
     check(draws >= 0, f"draws must be at least 0, got {draws}.")
     a, b = (_pixels(source, np.flatnonzero(mask)) for mask in (~known, known))
-    n, k = x0.shape[0], _gmm(source).k
+    n = x0.shape[0]
     flat = x0.reshape(n, -1)
     means, y = _means(source), flat[:, b]
     check(bool(jnp.isfinite(y).all()), "the known pixels contain NaN or infinite values.")
@@ -199,11 +199,6 @@ def _pixels(source: Source, index: np.ndarray) -> Int[Array, " a"]:
     inside = index.ndim == 1 and index.size > 0 and bool(((index >= 0) & (index < p)).all())
     check(inside and len(np.unique(index)) == len(index), f"pixels must be different numbers from 0 to {p - 1}.")
     return jnp.asarray(index, jnp.int32)
-
-
-def check_plain(source: Source) -> None:
-    """Raise InputError for a product of block mixtures."""
-    _gmm(source)
 
 
 def _gmm(source: Source) -> GMM:

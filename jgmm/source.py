@@ -6,6 +6,7 @@
 """
 
 from dataclasses import field, replace
+from math import prod
 from typing import Any
 
 import jax
@@ -13,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from jgmm.covariance.full import Full
 from jgmm.encoder.base import Encoder, decode_means, encode_with_residual
 from jgmm.errors import InputError, check, check_count, short
 from jgmm.mixture import GMM
@@ -75,7 +75,8 @@ class Source:
         the labels of its blocks.
 
         Pure; n is static under jit, the rest may be traced. The same key gives the same draw on any number of devices.
-        Memory is O(n D) beside the parameters: no array of n matrices exists, whatever the covariance family.
+        Memory is O(n D) beside the parameters: no array of n matrices exists, whatever the covariance family. Labels of
+        a product are drawn a part of the n at a time.
 
         Raises:
             InputError: If n < 0 or `component` is not one of the mixture's.
@@ -109,7 +110,8 @@ class Source:
 def sample(
     key: PRNGKeyArray, model: Any, n: int, *, component: int | Array | None = None, return_components: bool = False
 ) -> Any:
-    """n draws from a `Source` (normalized images [n, *shape]) or a `GMM` ([n, D]); see their own `sample`.
+    """n draws from a `Source` (normalized images [n, *shape]), a `GMM` or a `ProductMixture` ([n, D]); see their own
+    `sample`.
 
     >>> import jax, jgmm
     >>> gmm = jgmm.GMM.from_parameters([1.0], [[1.0, 5.0]], [4.0])
@@ -121,7 +123,7 @@ def sample(
 
 
 def log_prob(model: Any, x: ArrayLike) -> Array:
-    """The log-density of x under a `Source` or a `GMM`, nats; see their own `log_prob`.
+    """The log-density of x under a `Source`, a `GMM` or a `ProductMixture`, nats; see their own `log_prob`.
 
     >>> import jgmm
     >>> gmm = jgmm.GMM.from_parameters([1.0], [[0.0]], [1.0], "spherical")
@@ -186,7 +188,8 @@ def pixel_moments(source: Source) -> tuple[Float[Array, "..."], Float[Array, "..
     gmm, encoder = source.gmm, source.encoder
     if isinstance(gmm, ProductMixture):
         residual = jnp.zeros((1, encoder.n_residual), gmm.dtype)
-        variance = encoder.image_variance(Full.from_dense(gmm.covariance_matrix()[None]))
+        codes, rest = jnp.split(encoder.jacobian(jnp.arange(prod(source.shape))), [gmm.d], axis=1)
+        variance = (matmul(codes, gmm.covariance_matrix()) * codes).sum(axis=1) + (rest**2).sum(axis=1)
         return encoder.decode(gmm.mean()[None], residual).reshape(source.shape), variance.reshape(source.shape)
     m = decode_means(encoder, gmm)
     mean = matmul(gmm.weights, m)

@@ -1,4 +1,4 @@
-"""`jgmm.save` and `jgmm.load`: a source, a mixture or a conditional mixture in a folder of its own."""
+"""`jgmm.save` and `jgmm.load`: a source, a mixture, a product or a conditional mixture in a folder of its own."""
 
 import json
 from collections.abc import Callable
@@ -118,7 +118,7 @@ KINDS = {
 
 
 def save(path: str | Path, model: Any, info: dict[str, Any] | None = None) -> None:
-    """Write a `Source`, `GMM` or `ConditionalGMM` to a new folder, which appears once it is whole.
+    """Write a `Source`, `GMM`, `ProductMixture` or `ConditionalGMM` to a new folder, which appears once it is whole.
 
     Args:
         path: The folder.
@@ -174,7 +174,8 @@ def _prepared(model: Any, info: dict[str, Any] | None) -> tuple[Any, dict[str, A
     """The arrays of a model, and its config.json. Raises InputError as `save`."""
     name = next((name for name, kind in KINDS.items() if isinstance(model, kind.type)), None)
     if name is None:
-        raise InputError(f"expected a jgmm.Source, GMM or ConditionalGMM to save, got {type(model).__name__}.")
+        kinds = ", ".join(kind.type.__name__ for kind in KINDS.values())
+        raise InputError(f"expected a model of jgmm to save ({kinds}), got {type(model).__name__}.")
     kind = KINDS[name]
     arrays = kind.arrays(model)
     check(_is_finite(arrays), "the model has parameters that are not finite: it is not saved.")
@@ -231,8 +232,8 @@ def _is_finite(arrays: Any) -> bool:
 
 
 def load(path: str | Path) -> Any:
-    """The `Source`, `GMM` or `ConditionalGMM` in a folder written by `save` or `python -m jgmm.fit`, on the default
-    device.
+    """The `Source`, `GMM`, `ProductMixture` or `ConditionalGMM` in a folder written by `save` or `python -m jgmm.fit`, on
+    the default device.
 
     Raises:
         InputError: If the folder is none, was left half-written or by a newer version, or was computed in float64 while

@@ -10,7 +10,7 @@ from jgmm.commands.codes import LABEL_STREAM, Codes
 from jgmm.commands.options import Options
 from jgmm.errors import check
 from jgmm.mixture import GMM
-from jgmm.product.fitting import with_labels, without_classes
+from jgmm.product.fitting import MAX_ITER, with_labels, without_classes
 from jgmm.product.labels import grid_parents
 from jgmm.product.mixture import ProductMixture
 
@@ -57,7 +57,10 @@ def product_of(options: Options, codes: Codes, blocks: GMM, shape: tuple[int, ..
 
     key = jax.random.fold_in(jax.random.key(options.seed), LABEL_STREAM)
     start = without_classes([blocks], (codes.n_blocks,))
-    return with_labels(key, start, codes.values, options.classes, parents, callback=follow)[0]
+    mixture, history = with_labels(key, start, codes.values, options.classes, parents, callback=follow)
+    if len(history) == MAX_ITER:
+        print(f"labels: NOT converged after {MAX_ITER} iterations", flush=True)
+    return mixture
 
 
 def one_mixture(mixture: GMM | ProductMixture) -> GMM:

@@ -73,6 +73,8 @@ def run(options: Options) -> None:
                 interrupted.save(point.state, point.mark, at_once=True)
             interrupted.save_options(options.to_json(), data.sha256)
             found = _fit(options, codes, start, point, interrupted, clock)
+            if options.blocks is not None:  # the law of labels is still to come
+                interrupted.save(found.state, found.mark, at_once=True)
         except InputError as error:
             if not options.resume and not isinstance(error, Fault):
                 _withdraw(folder, interrupted)
@@ -205,7 +207,8 @@ def _is_done(options: Options, point: Point) -> bool:
     state, config = point.state, read_config(options.run_folder)
     if state is None or not (state.converged or len(state.history) >= options.max_iter):
         return False
-    same = config["options"] | {"max_iter": options.max_iter} == options.to_json()
+    begun = Options.from_json(config["options"])
+    same = replace(begun, max_iter=options.max_iter).to_json() == options.to_json()
     return same and state.history == config["em"]["history"]
 
 

@@ -16,6 +16,7 @@ from jgmm.data import Images, arrays, load
 from jgmm.data.resize import resize
 from jgmm.encoder.bases import block_of
 from jgmm.errors import check
+from jgmm.product.mixture import ProductMixture
 from jgmm.registry import BASES
 from jgmm.source import Source
 
@@ -167,7 +168,7 @@ def basis_of(options: Common, shape: tuple[int, ...]) -> tuple[str, int | None]:
         ("cosine" if is_local(options, shape) else "pca") if options.basis == "auto" else BASES.canonical(options.basis)
     )
     if name == "pca":
-        check(options.block is None, "--block is the side of the blocks of a local basis: name one with --basis.")
+        check(options.side is None, "--block is the side of the blocks of a local basis: name one with --basis.")
         return name, None
     check(name != "learned" or options.n_pca == "all", "--basis learned turns all components: leave --n-pca out.")
     return name, block_of(shape, options.side)
@@ -179,6 +180,9 @@ def check_start(options: Options, data: Data, start: Source) -> None:
         start.gmm.k == options.k,
         f"--init-from holds {start.gmm.k} components, --k asks for {options.k}: pass --k {start.gmm.k}.",
     )
+    product, asked = isinstance(start.gmm, ProductMixture), options.blocks is not None
+    kinds = {False: "a mixture of whole images", True: "a product of block mixtures"}
+    check(product == asked, f"--init-from holds {kinds[product]}, the options ask for {kinds[asked]}: see --blocks.")
     check(
         start.shape == data.train.shape,
         f"--init-from models examples of shape {start.shape}, the data have {data.train.shape}.",
@@ -187,6 +191,12 @@ def check_start(options: Options, data: Data, start: Source) -> None:
         str(start.gmm.dtype) == options.dtype,
         f"--init-from was computed in {start.gmm.dtype}: pass --dtype {start.gmm.dtype}.",
     )
+    if isinstance(start.gmm, ProductMixture) and options.blocks is not None:
+        alike = len(start.gmm.parts) == 1 and start.gmm.parts[0].batch_shape == ()
+        size = options.blocks**2 * start.shape[2]
+        check(
+            alike and start.gmm.parts[0].d == size, f"--init-from holds no Gaussians of {size} codes that blocks share."
+        )
     check(
         options.n_pca == "all",
         "--init-from brings the principal components of its own run: leave --n-pca out.",

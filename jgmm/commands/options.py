@@ -57,8 +57,8 @@ class Common:
     """The scatter that the principal components are those of: the covariance (sample), or one in which every image
     counts in units of its own contrast [default: robust for images of which all components are kept, else sample]."""
     symmetric: bool = True
-    """Take an image and its mirror image as equally likely in that scatter, where all components are kept and mirror
-    images are of the same kind, as those of digits are not."""
+    """Take an image and its mirror image as equally likely in that scatter, where all components are kept. Those of the
+    data set digits are known to be of another kind; say --no-symmetric for a file of the like."""
 
     basis: Annotated[str, one_of(BASES, "auto")] = "auto"
     """The axes that the whitened principal components are turned to: their own (pca), pixels (zca), the cosines or Haar
@@ -75,8 +75,8 @@ class Common:
     max_iter: int = 100
     """The largest number of iterations of EM."""
     tol: float | None = None
-    """EM stops when the objective changes by less than this, in nats per image [default: 1e-5 for every code, and at
-    least 1e-3]."""
+    """EM stops when the objective changes by less than this, in nats per image [default: 1e-5 for every code, with
+    --blocks 1e-4, and at least 1e-3]."""
     reg_covar: float = 1e-6
     """The number added to every variance."""
     relative_floor: float | None = None
@@ -87,7 +87,8 @@ class Common:
     """The number of images that the prior on each covariance is worth; 0 is maximum likelihood [default: learned by the
     hierarchical prior, else 1]."""
     min_count: float = 10.0
-    """Components that explain fewer images than this are given up for halves of the largest ones; 0 never does."""
+    """Components that explain fewer images, or blocks of images, than this are given up for halves of the largest ones;
+    0 never does."""
     chunk_size: int | None = None
     """The number of rows taken at a time [default: chosen by the dimensions]."""
     precision: Literal["highest", "high", "default"] = "highest"
@@ -139,6 +140,10 @@ class Common:
             self.n_pca != "none" or not turned,
             f"--basis {self.basis} turns the principal components: drop --n-pca none.",
         )
+        check(
+            self.scatter != "robust" or self.n_pca == "all",
+            "--scatter robust whitens all components: leave --n-pca out.",
+        )
         check_share("--holdout", self.holdout)
         check_seed("--seed", self.seed)
         check_one_source(self)
@@ -184,7 +189,8 @@ class Options(Common, _Mixture):
         check(
             self.blocks is not None or not self.classes, "--classes are those of blocks: give their side by --blocks."
         )
-        whole = self.n_pca == "all" and self.basis not in ("pca", "learned") and self.block is None
+        turned = self.basis == "auto" or BASES.canonical(self.basis) not in ("pca", "learned")
+        whole = self.n_pca == "all" and turned and self.block is None
         check(
             self.blocks is None or whole,
             "--blocks takes all components in a basis of those blocks: leave --n-pca and --block out, and choose "

@@ -21,7 +21,7 @@ from jgmm.covariance.base import Covariance
 from jgmm.encoder.base import Encoder
 from jgmm.encoder.scatter import RESOLUTION, scatter_of
 from jgmm.errors import check, check_count, check_number, short
-from jgmm.numerics.arguments import check_table
+from jgmm.numerics.arguments import check_kind, check_table
 from jgmm.numerics.linalg import matmul
 from jgmm.numerics.pytree import pytree
 from jgmm.registry import RESIDUALS
@@ -163,14 +163,12 @@ def fit_pca(
     check(_is_single_or_double(dtype), f"dtype must be float32 or float64, got {short(dtype)}.")
     if floor is not None:
         check_number("floor", floor, least=0, open_ends=True)
+    check_kind("robust", robust, (bool, np.bool_), "True or False")
+    whole = n_components in (None, p) or not robust
+    check(whole, "the variances that a robust scatter gives to directions that are dropped are not theirs: keep all.")
     keep = RESIDUALS.resolve(residual)
     mean, variances, axes = scatter_of(
         x, scale=scale, noise_variance=noise_variance, mirror=mirror, robust=robust, dtype=dtype
-    )
-    constant = np.finfo(np.float64).eps * float(np.abs(mean).max(initial=0)) ** 2
-    check(
-        variances[0] - noise_variance > constant,
-        "the data are constant: every row is the same, there is nothing to fit.",
     )
     rank = int((variances > RESOLUTION * variances[0]).sum())
     floor = 1e-6 * float(variances.mean()) if floor is None else floor

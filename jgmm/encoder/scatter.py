@@ -12,7 +12,8 @@ a few of high contrast decide their covariance; in a robust scatter every image 
 
 which is a step from the covariance towards the likeliest scatter of a multivariate t distribution of ν D degrees of
 freedom (Tyler, A distribution-free M-estimator of multivariate scatter, The Annals of Statistics 15, 1987, for ν = 0).
-c makes the mean of (x − m)ᵀ S⁻¹ (x − m) / D one. What either is worth is in docs/choices.md.
+c makes the mean of (x − m)ᵀ S⁻¹ (x − m) / D one. Noise that the rows will be given on top adds its part to C, e_n and
+S. Rows that are no more than features all have the same e_n, and S is C. docs/choices.md has what either is worth.
 """
 
 from typing import Any, NamedTuple
@@ -20,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int, Real
 
-from jgmm.errors import InputError, check
+from jgmm.errors import InputError, check, short
 
 # Directions with less than this share of the largest variance count as having none: below it neither the
 # eigenvalues of a float64 covariance nor float32 codes carry digits.
@@ -92,23 +93,24 @@ def scatter_of(
         robust: Whether every row counts in units of its own contrast.
         dtype: The type whose range the squares of the features must keep within.
     Raises:
-        InputError: For data that are not finite, or too large to square.
+        InputError: For data that are not finite, too large to square, or constant, and a mirror that is none.
     """
-    noise = noise_variance / scale**2
     parts = _parts(x.shape[1], mirror)
     with np.errstate(over="ignore", invalid="ignore"):
         mean = x.mean(axis=0, dtype=np.float64)
         mean = mean if mirror is None else (mean + mean[mirror]) / 2
-        covariances = _covariances(x, mean, parts)
-        largest = max(float(c.max(initial=0)) for c in covariances) * scale**2
+        covariances = [c * scale**2 for c in _covariances(x, mean, parts)]
+        largest = max(float(c.max(initial=0)) for c in covariances)
     if not largest < float(np.finfo(dtype).max) ** 0.5:  # false for NaN too
         check(np.isfinite(x).all(), "the data contain NaN or infinite values: remove those rows first.")
         raise InputError(f"the data are too large to square in {np.dtype(dtype)}: rescale them to a deviation near 1.")
-    noisy = [c + noise * np.eye(len(c)) for c in covariances]
-    found = [_eigen(c) for c in noisy]
+    found = [_eigen(c, noise_variance) for c in covariances]
+    constant = np.finfo(np.float64).eps * float(np.abs(mean * scale).max(initial=0)) ** 2
+    varies = max(values.max() for values, _ in found) - noise_variance > constant
+    check(varies, "the data are constant: every row is the same, there is nothing to fit.")
     if robust:
-        found = _robust(x, mean, parts, noisy, found, noise)
-    variances = np.concatenate([values for values, _ in found]) * scale**2
+        found = _robust(x, mean, scale, parts, covariances, found, noise_variance)
+    variances = np.concatenate([values for values, _ in found])
     axes = np.concatenate([part.back(v.T, x.shape[1]) for part, (_, v) in zip(parts, found, strict=True)])
     order = np.argsort(-variances, kind="stable")
     return Scatter(mean * scale, variances[order], axes[order])
@@ -119,7 +121,10 @@ def _parts(p: int, mirror: np.ndarray | None) -> list[_Part]:
     every, none = np.arange(p), np.arange(0)
     if mirror is None:
         return [_Part(none, none, 1, every)]
-    check(np.array_equal(mirror[mirror], every), "a mirror must bring features back when it is applied twice.")
+    whole = isinstance(mirror, np.ndarray) and mirror.shape == (p,) and np.issubdtype(mirror.dtype, np.integer)
+    inside = whole and bool(((mirror >= 0) & (mirror < p)).all())
+    back = inside and np.array_equal(mirror[mirror], every)
+    check(back, f"a mirror must be {p} features, and bring them back when it is applied twice, got {short(mirror)}.")
     left = np.flatnonzero(every < mirror)
     even, odd = _Part(left, mirror[left], 1, np.flatnonzero(every == mirror)), _Part(left, mirror[left], -1, none)
     return [even, odd] if left.size else [even]
@@ -135,14 +140,15 @@ def _covariances(x: np.ndarray, mean: np.ndarray, parts: list[_Part]) -> list[np
     return [total / len(x) for total in totals]
 
 
-def _eigen(covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _eigen(covariance: np.ndarray, noise: float) -> tuple[np.ndarray, np.ndarray]:
     variances, vectors = np.linalg.eigh(covariance)
-    return np.maximum(variances, 0), vectors
+    return np.maximum(variances, 0) + noise, vectors
 
 
 def _robust(
     x: np.ndarray,
     mean: np.ndarray,
+    scale: float,
     parts: list[_Part],
     covariances: list[np.ndarray],
     found: list[tuple[np.ndarray, np.ndarray]],
@@ -150,14 +156,14 @@ def _robust(
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """The eigenvalues and eigenvectors of the robust scatter. Its sums are taken in the coordinates that the covariance
     whitens, where float32 has all the digits that are needed."""
-    least = RESOLUTION * max(values.max() for values, _ in found)
-    kept = [(values[values > least], v[:, values > least]) for values, v in found]
-    whiten = [(v / np.sqrt(values)).astype(np.float32) for values, v in kept]
+    kept = [(values[used], v[:, used]) for (values, v), used in zip(found, _with_variance(found), strict=True)]
+    unit = float(np.sqrt(max(values.max(initial=0) for values, _ in kept)))
+    whiten = [(v * (unit / np.sqrt(values))).astype(np.float32) for values, v in kept]
     rank = sum(len(values) for values, _ in kept)
     from_noise = noise * sum(float((1 / values).sum()) for values, _ in kept)
     totals, weight = [np.zeros((w.shape[1], w.shape[1])) for w in whiten], 0.0
     for start in range(0, len(x), ROWS):
-        centered = (x[start : start + ROWS] - mean).astype(np.float32)
+        centered = ((x[start : start + ROWS] - mean) * (scale / unit)).astype(np.float32)
         z = [part.of(centered) @ w for part, w in zip(parts, whiten, strict=True)]
         energy = (sum((one * one).sum(axis=1, dtype=np.float64) for one in z) + from_noise) / rank
         w = 1 / (LEAST_CONTRAST + energy)
@@ -169,11 +175,23 @@ def _robust(
     robust = []
     for (values, v), total in zip(kept, totals, strict=True):
         color = v * np.sqrt(values)
-        robust.append(_eigen((color @ total @ color.T + weight * noise * np.eye(len(v))) / len(x)))
-    # What the rows measure in it, on average.
-    energies = 0.0
-    for (values, v), covariance in zip(robust, covariances, strict=True):
-        has_variance = values > RESOLUTION * max(one.max() for one, _ in robust)
-        seen = v[:, has_variance]
-        energies += float(((covariance @ seen) * seen / values[has_variance]).sum())
+        robust.append(_eigen(color @ total @ color.T / len(x), weight / len(x) * noise))
+    return _of_mean_one(robust, covariances, noise)
+
+
+def _of_mean_one(
+    robust: list[tuple[np.ndarray, np.ndarray]], covariances: list[np.ndarray], noise: float
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The scatter times the mean of what the rows measure in it."""
+    energies, rank = 0.0, 0
+    for (values, v), covariance, used in zip(robust, covariances, _with_variance(robust), strict=True):
+        seen = v[:, used]
+        energies += float(((((covariance @ seen) * seen).sum(axis=0) + noise) / values[used]).sum())
+        rank += int(used.sum())
     return [(values * (energies / rank), v) for values, v in robust]
+
+
+def _with_variance(found: list[tuple[np.ndarray, np.ndarray]]) -> list[np.ndarray]:
+    """Which directions of every part count as having any."""
+    least = RESOLUTION * max(values.max() for values, _ in found)
+    return [values > least for values, _ in found]

@@ -18,13 +18,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jgmm.errors import check
+from jgmm.errors import InputError, check
 from jgmm.interpolant.couplings import couple_mixtures
 from jgmm.interpolant.paths import AnyPath, Path, log_joint, path_of
 from jgmm.interpolant.schedules import Coefficients, OfTime, Schedule
 from jgmm.mixture import GMM
 from jgmm.numerics.arguments import check_kind
 from jgmm.numerics.pytree import pytree
+from jgmm.product.labels import LabelTree
 from jgmm.product.mixture import ProductMixture
 
 
@@ -49,7 +50,9 @@ def couple_products(source: GMM | ProductMixture, target: GMM | ProductMixture) 
     """
     for name, end in (("source", source), ("target", target)):
         check_kind(name, end, (GMM, ProductMixture), "a jgmm.GMM or a jgmm.ProductMixture")
-    known = next(end for end in (source, target) if isinstance(end, ProductMixture))
+    known = source if isinstance(source, ProductMixture) else target
+    if not isinstance(known, ProductMixture):
+        raise InputError("neither end is a product of block mixtures: jgmm.interpolant.couple takes plain ones.")
     ends = [end if isinstance(end, ProductMixture) else _as_product(end, known) for end in (source, target)]
     same = ends[0].n_blocks == ends[1].n_blocks and ends[0].order == ends[1].order and ends[0].d == ends[1].d
     check(same, f"both ends must have the same blocks, got {ends[0]} and {ends[1]}.")
@@ -71,7 +74,7 @@ def _as_product(gmm: GMM, like: ProductMixture) -> ProductMixture:
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *blocks)
         alike = all(bool((leaf == leaf[:1]).all()) for leaf in jax.tree.leaves(stacked))
         parts.append(blocks[0] if alike and part.batch_shape == () else stacked)
-    labels = type(like.labels).independent(jnp.zeros((like.labels.n_blocks, 1), gmm.dtype))
+    labels = LabelTree.independent(jnp.zeros((like.labels.n_blocks, 1), gmm.dtype))
     return ProductMixture(tuple(parts), labels, like.n_blocks, like.order)
 
 

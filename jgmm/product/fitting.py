@@ -4,6 +4,7 @@ First the Gaussians of the blocks by EM, and then the law of their labels, by EM
 tree of classes and its derivative.
 """
 
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,7 +23,7 @@ from jgmm.numerics.pytree import pytree
 from jgmm.numerics.summation import CompensatedSum
 from jgmm.numerics.typing import ArrayLike
 from jgmm.product.labels import LabelTree, grid_parents
-from jgmm.product.mixture import DENSITIES, ProductMixture, evidence_of
+from jgmm.product.mixture import ProductMixture, evidence_of
 
 # How many rows the belief is worth that classes differ in nothing.
 STRENGTH = 5.0
@@ -40,7 +41,8 @@ class ProductFit:
 
     Attributes:
         mixture: The product, of x.
-        history: The mean log-likelihood of x, nats a row, before each iteration of EM on the law of the labels.
+        history: The mean log-likelihood of x, nats a row, before each iteration of EM on the law of the labels; of as
+            many rows as there is room for (`with_labels`).
         fits: Those of the Gaussians: of every block, or of each size of blocks that share them.
 
     >>> import jgmm
@@ -80,8 +82,11 @@ def fit_product(
         shared: Whether all blocks of a size have the same Gaussians, as those of images do.
         classes: The number of classes above the blocks; several numbers are those of the levels of a tree, from the
             root down.
-        grid: How the blocks lie, such as (8, 8), where there are several levels of classes.
+        grid: How the blocks lie, such as (8, 8), where there are several levels of classes; in a line if not given.
         options: Of `jgmm.fit_em`, for the Gaussians.
+    Returns:
+        The product, whose labels and fits have blocks of the size of the first one first, in their own order, and then
+        those of other sizes.
     Raises:
         InputError: As `jgmm.fit_em`, and for blocks that do not make up the features.
 
@@ -123,16 +128,18 @@ def _fits_of(
     """Fits to groups of as many features: one of each, or one of all of them together."""
     pieces = [rows[:, np.asarray(group)] for group in groups]
     pieces = [jnp.concatenate(pieces)] if shared else pieces
-    found = [fit_em(jax.random.fold_in(key, i), piece, **options) for i, piece in enumerate(pieces)]
-    whole = all(fit.encoder.name == "identity" for fit in found)
-    check(whole, "the Gaussians of blocks must be those of x: take an encoder such as robust, or identity.")
+    found: list[EMFit] = []
+    for i, piece in enumerate(pieces):
+        found.append(fit_em(jax.random.fold_in(key, i), piece, **options))
+        of_x = found[-1].encoder.name == "identity"
+        check(of_x, "the Gaussians of blocks must be those of x: take an encoder such as robust, or identity.")
     return found
 
 
 def _grid_of(grid: Any, n_blocks: int) -> tuple[int, ...]:
     if grid is None:
         return (n_blocks,)
-    whole = isinstance(grid, Sequence) and all(isinstance(side, int | np.integer) and side > 0 for side in grid)
+    whole = isinstance(grid, Sequence) and all(type(side) is int and side > 0 for side in grid)
     check(whole and np.prod(grid) == n_blocks, f"grid must be sides of {n_blocks} blocks, got {short(grid)}.")
     return tuple(grid)
 
@@ -144,7 +151,7 @@ def groups_of(blocks: Any, d: int) -> list[list[int]]:
         check(d % size == 0, f"blocks of {size} features do not make up {d}.")
         return np.arange(d).reshape(-1, size).tolist()
     try:
-        groups = [[int(f) for f in group] for group in blocks]
+        groups = [[operator.index(f) for f in group] for group in blocks]
     except (TypeError, ValueError):
         groups = []
     whole = bool(groups) and all(groups) and sorted(f for group in groups for f in group) == list(range(d))
@@ -181,6 +188,8 @@ def with_labels(
 ) -> tuple[ProductMixture, list[float]]:
     """The product with the likeliest law of labels for these rows, classes on so many levels, given its Gaussians.
 
+    The densities of all blocks are kept; where they are more than 2^28, those of rows evenly spread over all.
+
     Args:
         levels: The number of classes of each level, from the root down; none for independent labels.
         parents: Those of every level (`jgmm.product.labels.grid_parents`).
@@ -201,7 +210,7 @@ def with_labels(
         history.append(float(found.log_likelihood) / len(evidence))
         if callback is not None:
             callback(i + 1, history[-1])
-        labels = _likeliest(found.counts, jnp.asarray(strength, x.dtype))
+        labels = _likeliest(found.counts, jnp.asarray(strength, start.dtype))
         if i > 0 and history[-1] - history[-2] < tol:
             break
     return replace(start, labels=labels), history
@@ -242,7 +251,7 @@ def _pass(labels: LabelTree, evidence: Float[Array, "n b k"]) -> _Pass:
         log_likelihood, counts = labels.counts(evidence, weight)
         return _Pass(CompensatedSum.of(weight * log_likelihood), counts)
 
-    return sum_chunks(chunk, evidence, max(1, DENSITIES // evidence[0].size))
+    return sum_chunks(chunk, evidence, labels.rows_at_a_time)
 
 
 @jax.jit
@@ -263,4 +272,5 @@ def _likeliest(counts: LabelTree, strength: Array) -> LabelTree:
 def _kept_evidence(mixture: ProductMixture, x: Float[Array, "n d"]) -> Float[Array, "n b k"]:
     """The evidence of the rows, or of as many of them, evenly, as there is room for."""
     most = max(1, EVIDENCE // (mixture.labels.n_blocks * mixture.k))
-    return evidence_of(mixture, x[:: -(-len(x) // most)])
+    x = jnp.asarray(x, mixture.dtype)
+    return evidence_of(mixture, x if len(x) <= most else x[np.linspace(0, len(x) - 1, most).astype(int)])

@@ -21,9 +21,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from jgmm.errors import check
+from jgmm.errors import check, short
+from jgmm.mixture import check_weights
+from jgmm.numerics.arguments import is_traced
 from jgmm.numerics.linalg import einsum
 from jgmm.numerics.pytree import pytree
+
+# Passes over the tree hold about this many numbers of a level at a time.
+NUMBERS = 2**24
 
 
 @pytree
@@ -48,11 +53,17 @@ class LabelTree:
     parents: tuple[tuple[int, ...], ...] = field(metadata={"static": True})
 
     def __post_init__(self) -> None:
-        above = 1
-        for parents in self.parents:
-            check(all(0 <= p < above for p in parents), f"parents must be from 0 to {above - 1}, got {parents}.")
-            above = len(parents)
         check(len(self.tables) == len(self.parents) > 0, "expected a table and parents for every level of the tree.")
+        above, states = 1, self.root.shape[0]
+        for table, parents in zip(self.tables, self.parents, strict=True):
+            check(all(0 <= p < above for p in parents), f"parents must be from 0 to {above - 1}, got {short(parents)}.")
+            above = len(parents)
+            fits = table.shape[:2] == (above, states)
+            check(fits, f"the table of {above} nodes below {states} classes cannot have shape {table.shape}.")
+            states = table.shape[2]
+        for name, log_p in (("exp(root)", self.root), *(("exp of a table", table) for table in self.tables)):
+            if isinstance(log_p, jax.Array | np.ndarray) and not is_traced(log_p):
+                check_weights(name, np.exp(np.asarray(log_p, np.float64)))
 
     @classmethod
     def independent(cls, log_weights: Float[Array, "b k"]) -> "LabelTree":
@@ -76,6 +87,12 @@ class LabelTree:
         return self.tables[-1].shape[2]
 
     @property
+    def rows_at_a_time(self) -> int:
+        """How many rows a pass over the tree should take together."""
+        states = [self.n_classes, *(table.shape[2] for table in self.tables)]
+        return max(1, NUMBERS // (self.n_blocks * max(states)))
+
+    @property
     def n_parameters(self) -> int:
         """How many numbers are free: the last of each distribution is not."""
         return self.n_classes - 1 + sum(table.size - table.shape[0] * table.shape[1] for table in self.tables)
@@ -94,11 +111,12 @@ class LabelTree:
         found = [jnp.moveaxis(evidence, 1, 0)]
         above = [len(parents) for parents in (*self.parents[-2::-1], (0,))]
         for table, parents, n_nodes in zip(self.tables[::-1], self.parents[::-1], above, strict=True):
-            below = found[0]
+            impossible = jnp.isneginf(table).all(axis=1)
+            below = jnp.where(impossible[:, None], -jnp.inf, found[0])
             most = jax.lax.stop_gradient(below.max(axis=2, keepdims=True))
             most = jnp.where(jnp.isfinite(most), most, 0)
             sums = einsum("vnt,vst->vns", jnp.exp(below - most), jnp.exp(table))
-            message = jnp.log(jnp.maximum(sums, jnp.finfo(sums.dtype).tiny)) + most
+            message = jnp.where(sums > 0, jnp.log(jnp.where(sums > 0, sums, 1)) + most, -jnp.inf)
             found.insert(0, jax.ops.segment_sum(message, np.asarray(parents), num_segments=n_nodes))
         return found
 
@@ -139,7 +157,15 @@ class LabelTree:
 
     def sample(self, key: PRNGKeyArray, n: int) -> Int[Array, "n b"]:
         """Labels of all blocks, n times."""
-        return self._downward(key, jnp.broadcast_to(self.root, (n, self.n_classes)), [0.0] * len(self.tables))
+
+        def some(key: PRNGKeyArray, n: int) -> Int[Array, "n b"]:
+            return self._downward(key, jnp.broadcast_to(self.root, (n, self.n_classes)), [0.0] * len(self.tables))
+
+        rows = self.rows_at_a_time
+        if n <= rows:
+            return some(key, n)
+        keys = jax.random.split(key, -(-n // rows))
+        return jax.lax.map(lambda key: some(key, rows), keys).reshape(-1, self.n_blocks)[:n]
 
     def sample_posterior(self, key: PRNGKeyArray, evidence: Float[Array, "n b k"]) -> Int[Array, "n b"]:
         """Labels of all blocks together, drawn from p(labels | x), for every row of evidence."""
@@ -161,8 +187,9 @@ def _entropy(log_p: Float[Array, "*v t"]) -> Float[Array, "*v"]:
 
 
 def _draw(key: PRNGKeyArray, log_p: Float[Array, "n v t"]) -> Int[Array, "n v"]:
-    """By inversion of the cumulative probabilities, which need not sum to one."""
-    edges = jnp.cumsum(jnp.exp(log_p - log_p.max(axis=-1, keepdims=True)), axis=-1)
+    """By inversion of the cumulative probabilities, which need not sum to one; where all are zero, of equal ones."""
+    most = log_p.max(axis=-1, keepdims=True)
+    edges = jnp.cumsum(jnp.where(jnp.isneginf(most), 1, jnp.exp(log_p - most)), axis=-1)
     u = jax.random.uniform(key, (*log_p.shape[:-1], 1), log_p.dtype) * edges[..., -1:]
     return jnp.minimum((edges <= u).sum(axis=-1), log_p.shape[-1] - 1).astype(jnp.int32)
 

@@ -23,9 +23,6 @@ from jgmm.numerics.pytree import pytree
 from jgmm.numerics.typing import ArrayLike
 from jgmm.product.labels import LabelTree
 
-# Rows taken at a time have about this many densities of blocks.
-DENSITIES = 2**24
-
 
 @pytree
 class ProductMixture:
@@ -35,7 +32,7 @@ class ProductMixture:
 
     Attributes:
         parts: For every part, the Gaussians of its blocks: a `GMM` of batch shape (b,), or () where all b blocks share
-            them. Their own weights are not read: `labels` says how likely they are.
+            them. `labels` says how likely they are, and not their own weights.
         labels: The law of the labels of all blocks, those of the first part first.
         n_blocks: The number of blocks of every part.
         order: The features in the order of parts and blocks; None as they are.
@@ -258,8 +255,7 @@ def _in_chunks(f: Any, mixture: ProductMixture, x: Float[Array, "n d"]) -> Any:
     """f(evidence) of the rows, a chunk at a time."""
     if len(x) == 0:
         return f(_evidence(mixture, x))
-    rows = max(1, DENSITIES // (mixture.labels.n_blocks * mixture.k))
-    return map_chunks(lambda part: f(_evidence(mixture, part)), x, rows)
+    return map_chunks(lambda part: f(_evidence(mixture, part)), x, mixture.labels.rows_at_a_time)
 
 
 @jax.jit
@@ -309,10 +305,10 @@ def _covariance_matrix(mixture: ProductMixture) -> Float[Array, "d d"]:
         tables[-2::-1], marginals[-3::-1], marginals[-2:0:-1], labels.parents[-2::-1], strict=True
     ):
         expected = einsum("vst,vtd->vsd", table, means)
-        total = total + (_second(q, means) - _second(above[np.asarray(up)], expected)).sum(axis=0)
+        total = total + _summed(q, means) - _summed(above[np.asarray(up)], expected)
         means = jax.ops.segment_sum(expected, np.asarray(up), num_segments=len(above))
     mean = einsum("vs,vsd->d", marginals[0], means)
-    return total + _second(marginals[0], means)[0] - jnp.outer(mean, mean)
+    return total + _summed(marginals[0], means) - jnp.outer(mean, mean)
 
 
 def _within(weights: Float[Array, "b k"], part: GMM) -> Float[Array, "b d d"]:
@@ -328,3 +324,8 @@ def _within(weights: Float[Array, "b k"], part: GMM) -> Float[Array, "b d d"]:
 def _second(weights: Float[Array, "v s"], m: Float[Array, "v s d"]) -> Float[Array, "v d d"]:
     """Σ_s w_vs m_vs m_vsᵀ."""
     return einsum("vsd,vse->vde", weights[:, :, None] * m, m)
+
+
+def _summed(weights: Float[Array, "v s"], m: Float[Array, "v s d"]) -> Float[Array, "d d"]:
+    """Σ_vs w_vs m_vs m_vsᵀ."""
+    return einsum("vsd,vse->de", weights[:, :, None] * m, m)

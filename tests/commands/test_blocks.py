@@ -78,6 +78,11 @@ def test_the_other_commands_take_it(product_run, tmp_path, capsys):
     start = ["--init-from", product_run, "--out", tmp_path / "again", "--max-iter", "2"]
     assert run(fit.main, *DIGITS, *start) == 0
     capsys.readouterr()
+    plain = ["--dataset", "digits", "--k", "6", "--init-from", product_run, "--out", tmp_path / "plain"]
+    assert run(fit.main, *plain) == 2
+    assert "a product of block mixtures, the options ask for" in capsys.readouterr().err
+    assert run(fit.main, *DIGITS, "--blocks", "4", "--init-from", product_run, "--out", tmp_path / "other") == 2
+    assert "no Gaussians of 16 codes" in capsys.readouterr().err
     assert run(complete.main, product_run, "--out", tmp_path / "completion.png") == 2
     assert "no closed form" in capsys.readouterr().err
 
@@ -88,6 +93,8 @@ def test_options_that_do_not_fit_are_refused(tmp_path, capsys):
         (["--blocks", "3"], "do not tile images of 8x8"),
         (["--blocks", "2", "--n-pca", "10"], "leave --n-pca"),
         (["--blocks", "2", "--basis", "pca"], "--basis cosine"),
+        (["--blocks", "2", "--basis", "principal"], "--basis cosine"),
+        (["--scatter", "robust", "--n-pca", "10"], "leave --n-pca out"),
         (["--blocks", "4", "--classes", "2", "2"], "no room for 2 levels"),
         (["--blocks", "2", "--classes", "0"], "--classes"),
     ]:
@@ -107,3 +114,9 @@ def test_draws_near_images_have_the_law_of_the_source(product_run):
     np.testing.assert_allclose(x0.mean(axis=0), images.mean(axis=0), atol=0.15)
     np.testing.assert_allclose(x0.std(axis=0), images.std(axis=0), atol=0.15)
     assert np.corrcoef(x0.reshape(-1), np.asarray(images).reshape(-1))[0, 1] > 0.5
+
+
+def test_rows_have_no_blocks(tmp_path, capsys):
+    np.save(tmp_path / "rows.npy", np.random.default_rng(0).normal(size=(50, 6)))
+    assert run(fit.main, "--data", tmp_path / "rows.npy", "--k", "2", "--blocks", "2", "--out", tmp_path / "x") == 2
+    assert "local basis" in capsys.readouterr().err

@@ -85,6 +85,27 @@ def test_axes_of_a_symmetric_scatter_are_even_or_odd():
     assert (even < 1e-12).sum() == 18  # two columns and their partners, and the middle one
 
 
-def test_a_mirror_that_is_none_is_refused(rng):
-    with pytest.raises(InputError, match="applied twice"):
-        scatter_of(rng.normal(size=(20, 3)), mirror=np.array([1, 2, 0]))
+def test_any_scale_and_directions_of_hardly_any_variance(rng):
+    x = rng.normal(size=(500, 4)) * np.exp(rng.normal(size=(500, 1)))
+    for scale in (1e-40, 1.0, 1e40):
+        found = scatter_of(x * scale, robust=True)
+        np.testing.assert_allclose(dense(found) / scale**2, dense(scatter_of(x, robust=True)), rtol=1e-4, atol=1e-6)
+    x[:, 3] = 3e-6 * rng.standard_t(2, size=500)
+    pca, spectrum = fit_pca(x, robust=True)
+    assert float((pca.encode(jnp.asarray(x, jnp.float32)) ** 2).mean()) == pytest.approx(1, abs=1e-2)
+    assert pca.n_codes == spectrum.rank
+
+
+def test_bad_input_is_refused(rng):
+    x = rng.normal(size=(20, 3))
+    for mirror in (np.array([1, 2, 0]), np.array([0, 1]), np.array([0, 1, 5])):
+        with pytest.raises(InputError, match="applied twice"):
+            scatter_of(x, mirror=mirror)
+    for robust in (False, True):
+        for constant in (np.ones((20, 3)), np.zeros((20, 3))):
+            with pytest.raises(InputError, match="constant"):
+                fit_pca(constant, robust=robust, noise_variance=0.1)
+        with pytest.raises(InputError, match="constant"):
+            fit_pca(x, scale=0.0, robust=robust)
+    with pytest.raises(InputError, match="keep all"):
+        fit_pca(x, 2, robust=True)

@@ -226,6 +226,31 @@ def test_saved_and_loaded(kind, tmp_path):
     assert jgmm.sample(jax.random.key(0), found, 3).shape == (3, product.d)
 
 
+def test_labels_that_are_impossible_and_points_that_are_far_away():
+    """A weight of zero where the density is the largest, and densities beyond floating point."""
+    one = GMM(jnp.log(jnp.array([[0.0, 1.0], [0.5, 0.5]])), jnp.array([[[0.0], [30.0]]] * 2), Diag(jnp.ones((2, 2, 1))))
+    product = ProductMixture.independent(one)
+    x = jnp.zeros((1, 2))
+    np.testing.assert_allclose(product.log_prob(x), one.log_prob(x[:, :, None]).sum(axis=1), rtol=1e-6)
+    np.testing.assert_allclose(product.responsibilities(x)[0], [[0.0, 1.0], [1.0, 0.0]], atol=1e-6)
+    assert float(product.log_prob(jnp.full((1, 2), 1e20))[0]) == -jnp.inf
+    assert product.sample_labels(jax.random.key(0), x).tolist() == [[1, 0]]
+
+
+def test_trees_that_are_none_are_refused():
+    half = jnp.log(jnp.full((2, 1, 2), 0.5))
+    for root, tables, parents, message in [
+        (jnp.zeros(2), (half,), ((0, 0),), "cannot have shape"),
+        (jnp.zeros(1), (half,), ((0, 0, 0),), "cannot have shape"),
+        (jnp.zeros(1), (half,), ((0, 1),), "from 0 to 0"),
+        (jnp.zeros(1), (half + 1,), ((0, 0),), "sum to 1"),
+        (jnp.log(jnp.full(1, 0.5)), (half,), ((0, 0),), "sum to 1"),
+        (jnp.zeros(1), (), (), "a table and parents"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            LabelTree(root, tables, parents)
+
+
 def test_a_product_is_data_to_jit_and_vmap():
     product = random_product("tree")
     x = jnp.zeros((2, product.d))
