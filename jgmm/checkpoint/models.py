@@ -232,7 +232,7 @@ def _is_finite(arrays: Any) -> bool:
 
 
 def load(path: str | Path) -> Any:
-    """The `Source`, `GMM`, `ProductMixture` or `ConditionalGMM` in a folder written by `save` or `python -m jgmm.fit`, on
+    """The `Source`, `GMM`, `ProductMixture` or `ConditionalGMM` in a folder of `save` or `python -m jgmm.fit`, on
     the default device.
 
     Raises:

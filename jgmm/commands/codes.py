@@ -176,14 +176,16 @@ def tolerance(options: Common, codes: Codes) -> float:
 
 def em_options(options: Common, codes: Codes, rows: Float[Array, "n d"]) -> dict[str, Any]:
     """What `jgmm.em.loop.run_em` is asked for when it is fitted to these rows, whatever the mixture."""
-    strength = options.prior_strength
+    strength, prior = options.prior_strength, options.prior
+    if prior == "auto":
+        prior = "hierarchical" if codes.n_blocks == 1 else "data"
     return {
         "init": codes.encoder.initializer if options.init == "auto" else options.init,
         "metric": codes.encoder.code_variances() if codes.n_blocks == 1 else jnp.ones_like(rows[0]),
         "n_init": options.n_init,
         "max_iter": options.max_iter,
         "tol": tolerance(options, codes),
-        "prior": Prior() if strength == 0 else PRIORS[options.prior](rows, strength),
+        "prior": Prior() if strength == 0 else PRIORS[prior](rows, strength),
         "floor": Floor(absolute=options.reg_covar, relative=options.relative_floor),
         "chunk_size": options.chunk_size,
         "min_count": options.min_count,

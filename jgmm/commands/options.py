@@ -81,8 +81,9 @@ class Common:
     """The number added to every variance."""
     relative_floor: float | None = None
     """The share of its mean variance added to a full covariance; 0 is as in scikit-learn [default: D eps]."""
-    prior: Annotated[str, one_of(PRIORS)] = "hierarchical"
-    """The prior on components: towards what all of them have in common (hierarchical), or the variance of the data."""
+    prior: Annotated[str, one_of(PRIORS, "auto")] = "auto"
+    """The prior on components: towards what all of them have in common (hierarchical), or the variance of the data
+    [default: data for --blocks, else hierarchical]."""
     prior_strength: float | None = None
     """The number of images that the prior on each covariance is worth; 0 is maximum likelihood [default: learned by the
     hierarchical prior, else 1]."""
