@@ -86,13 +86,13 @@ def label_scales(path: Path, images: np.ndarray, scales: np.ndarray) -> None:
 
     images: [N, H, W, C] in [-1, 1]. scales: [N, down, across], of whitened codes.
     """
-    logs = np.log(scales)
-    gray = np.clip((logs - logs.min()) / max(np.ptp(logs), 1e-6), 0, 1) * 2 - 1
+    black, white = np.quantile(scales, [0.02, 0.98])
+    gray = 2 * np.log(scales / black) / max(np.log(white / black), 1e-6) - 1
     down, across = (images.shape[i] // scales.shape[i] for i in (1, 2))
     maps = gray.repeat(down, axis=1).repeat(across, axis=2)[..., None]
     rows = np.concatenate([images, np.broadcast_to(maps, images.shape)])
     figure = Figure(figsize=(0.9 * len(images), 2.2), layout="constrained")
-    title = f"Images, and the deviation of each block (black {scales.min():.2g}, white {scales.max():.2g})"
+    title = f"Images, and the deviation of each block (black {black:.2g}, white {white:.2g})"
     show_image(figure.subplots(), tile(rows, len(images)), title)
     figure.savefig(path)
 
