@@ -7,7 +7,7 @@ import pytest
 from nbclient import NotebookClient
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
-LONG = ("02_mixtures", "03_flow_between_mixtures", "04_train_a_flow")
+LONG = ("02_mixtures", "03_flow_between_mixtures", "04_train_a_flow", "05_product_mixtures")
 
 
 @pytest.mark.parametrize(

@@ -166,7 +166,7 @@ def test_what_cannot_be_saved_is_refused_and_nothing_is_written(rng, tmp_path):
         (broken, None, "not finite"),
         (own, None, "ACTIVATIONS.register"),
         (gmm, {"array": np.ones(3)}, "info must be JSON"),
-        ({"means": 1}, None, "expected a jgmm.Source, GMM or ConditionalGMM"),
+        ({"means": 1}, None, "expected a model of jgmm to save"),
     ):
         with pytest.raises(InputError, match=message):
             jgmm.save(tmp_path / "run", model, info)
