@@ -9,8 +9,6 @@ image than every held-out image (of 5,000), iterations, and the seconds of the w
 
 import argparse
 import contextlib
-import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -18,6 +16,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from fits import fit
 
 import jgmm
 from jgmm.commands.inputs import prepare
@@ -62,12 +61,9 @@ def main() -> None:
 
 def line(run: Path, k: int, changed: str, data_dir: Path) -> str:
     """Fit, and say how it went."""
-    command = [sys.executable, "-m", "jgmm.fit", "--k", str(k), "--holdout", "0.1"]
-    command += ["--data-dir", str(data_dir)]
     begun = time.perf_counter()
-    subprocess.run([*command, "--out", str(run), *changed.split()], check=True, stdout=subprocess.DEVNULL)
+    config = fit(run, ["--k", str(k), *changed.split()], data_dir)
     seconds = time.perf_counter() - begun
-    config = json.loads((run / "config.json").read_text())
     with contextlib.redirect_stdout(sys.stderr):
         source, data = jgmm.load(run), prepare(Options.from_json(config["options"]), k)
     likeliest = scores(source, data.held_out.pixels).responsibilities.argmax(axis=1)

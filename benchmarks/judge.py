@@ -6,8 +6,6 @@ possible. Prints a line a source.
 """
 
 import argparse
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -15,11 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from fits import fit
 from flax import nnx
 from sklearn.metrics import roc_auc_score
 
 import jgmm
-from jgmm.checkpoint.models import read_config
 from jgmm.commands.inputs import prepare
 from jgmm.commands.options import Options
 from jgmm.data import rescale
@@ -82,9 +80,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for i, (name, options) in enumerate(SOURCES.items()):
             run = Path(folder) / str(i)
-            command = [sys.executable, "-m", "jgmm.fit", *options, "--holdout", "0.1", "--data-dir", str(data_dir)]
-            subprocess.run([*command, "--out", str(run)], check=True, stdout=subprocess.DEVNULL)
-            data = prepare(Options.from_json(read_config(run)["options"]), 1)
+            config = fit(run, options, data_dir)
+            data = prepare(Options.from_json(config["options"]), 1)
             images, source = rescale(data.held_out.pixels), jgmm.load(run)
             # Draws are given the 8 bits and the range of images.
             pixels = np.asarray(source.to_pixels(source.sample(jax.random.key(1), len(images))))

@@ -8,9 +8,6 @@ beside them.
 """
 
 import argparse
-import json
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -19,6 +16,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from fits import fit
 
 import jgmm
 from jgmm import interpolant as ip
@@ -63,9 +61,7 @@ def main() -> None:
 
 def line(run: Path, k: int, options: str, data_dir: Path) -> str:
     """Fit, and say how it went."""
-    command = [sys.executable, "-m", "jgmm.fit", "--k", str(k), "--holdout", "0.1", "--data-dir", str(data_dir)]
-    subprocess.run([*command, "--out", str(run), *options.split()], check=True, stdout=subprocess.DEVNULL)
-    found = json.loads((run / "config.json").read_text())["summary"]
+    found = fit(run, ["--k", str(k), *options.split()], data_dir)["summary"]
     bits = [f"{found[f'bits_per_dim_{part}']:.4f}" for part in ("train", "held_out")]
     cells = (k, f"`{options}`" if options else "", *bits, f"{found['command_seconds']:.0f}")
     return "| " + " | ".join(map(str, (*cells, f"{found['peak_memory_gib']:.1f}"))) + " |"

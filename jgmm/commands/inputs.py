@@ -168,7 +168,10 @@ def basis_of(options: Common, shape: tuple[int, ...]) -> tuple[str, int | None]:
         ("cosine" if is_local(options, shape) else "pca") if options.basis == "auto" else BASES.canonical(options.basis)
     )
     if name == "pca":
-        check(options.side is None, "--block is the side of the blocks of a local basis: name one with --basis.")
+        check(
+            options.side is None,
+            "--block and --blocks are of images in a local basis: leave them out, or name another --basis.",
+        )
         return name, None
     check(name != "learned" or options.n_pca == "all", "--basis learned turns all components: leave --n-pca out.")
     return name, block_of(shape, options.side)

@@ -17,14 +17,17 @@ SUBSPACE_ITERATIONS = 4
 
 def matmul(a: Array, b: Array) -> Array:
     """a @ b in the precision of the surrounding `jax.default_matmul_precision`, by default the highest."""
-    config: Any = jax.config  # its options are attributes made at run time
-    return jnp.matmul(a, b, precision=config.jax_default_matmul_precision or "highest")
+    return jnp.matmul(a, b, precision=_precision())
 
 
 def einsum(subscripts: str, *arrays: Array) -> Array:
     """`jnp.einsum` in the precision of `matmul`."""
-    config: Any = jax.config
-    return jnp.einsum(subscripts, *arrays, precision=config.jax_default_matmul_precision or "highest")
+    return jnp.einsum(subscripts, *arrays, precision=_precision())
+
+
+def _precision() -> str:
+    config: Any = jax.config  # its options are attributes made at run time
+    return config.jax_default_matmul_precision or "highest"
 
 
 def principal_directions(key: PRNGKeyArray, x: Float[Array, "n d"], q: int) -> Float[Array, "d q"]:
