@@ -170,7 +170,7 @@ def basis_of(options: Common, shape: tuple[int, ...]) -> tuple[str, int | None]:
     if name == "pca":
         check(
             options.side is None,
-            "--block and --blocks are of images in a local basis: leave them out, or name another --basis.",
+            "--block and --blocks are of images in a local basis: leave them out, or name one with --basis.",
         )
         return name, None
     check(name != "learned" or options.n_pca == "all", "--basis learned turns all components: leave --n-pca out.")
