@@ -250,7 +250,7 @@ class GMM:
         Raises:
             InputError: If a feature is not one of the mixture's or is named twice.
         """
-        return _marginal(self, jnp.asarray(self._index("features", features)))
+        return _marginal(self, jnp.asarray(feature_index("features", features, self.d)))
 
     def conditional(self, features: Features | None, given: Features, values: ArrayLike) -> "GMM":
         """The mixture p(x_a | x_b = values) of the features a given the features b.
@@ -272,12 +272,12 @@ class GMM:
         >>> print(gmm.conditional([0], given=[1], values=[2.0]).mean().round(3))
         [1.]
         """
-        b = self._index("given", given)
+        b = feature_index("given", given, self.d)
         if features is None:
             check(b.shape[0] < self.d, "given names every feature: nothing is left to be conditional.")
             a = jnp.setdiff1d(jnp.arange(self.d), b, size=self.d - b.shape[0])
         else:
-            a = self._index("features", features)
+            a = feature_index("features", features, self.d)
             if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
                 both = np.intersect1d(a, b).tolist()
                 check(not both, f"features and given must not overlap, both name {both}.")
@@ -294,26 +294,32 @@ class GMM:
     def _points(self, x: ArrayLike) -> Array:
         return as_floats("x", x, self.means.dtype, finite=False)
 
-    def _index(self, name: str, features: Features) -> Any:
-        """Whole numbers, in an array of NumPy's unless they are traced."""
-        if isinstance(features, jax.core.Tracer):
-            whole = jnp.issubdtype(features.dtype, jnp.integer)
-            check(whole, f"{name} under jit must be whole numbers, got {features.dtype}: a mask must not be traced.")
-        else:
-            try:
-                index = np.asarray(features)
-            except (TypeError, ValueError):
-                raise InputError(f"{name} must be a list of whole numbers, got {short(features)}.") from None
-            if index.dtype == bool:
-                check(index.shape == (self.d,), f"a mask must have shape ({self.d},), got {index.shape}.")
-                index = np.flatnonzero(index)
-            whole = index.ndim == 1 and index.size > 0 and np.issubdtype(index.dtype, np.integer)
-            check(whole, f"{name} must be a non-empty list of whole numbers, got {short(features)}.")
-            inside = ((index >= 0) & (index < self.d)).all()
-            check(inside, f"{name} must be from 0 to {self.d - 1}, got {index.tolist()}.")
-            check(np.unique(index).size == index.size, f"a feature is named twice: {index.tolist()}.")
-            features = index.astype(np.int32)
-        return features
+
+def feature_index(name: str, features: Features, d: int) -> Any:
+    """Which of d features are meant: whole numbers, in an array of NumPy's unless they are traced. A boolean mask means
+    those where it is true.
+
+    Raises:
+        InputError: If a feature is not one of d, or is named twice.
+    """
+    if isinstance(features, jax.core.Tracer):
+        whole = jnp.issubdtype(features.dtype, jnp.integer)
+        check(whole, f"{name} under jit must be whole numbers, got {features.dtype}: a mask must not be traced.")
+    else:
+        try:
+            index = np.asarray(features)
+        except (TypeError, ValueError):
+            raise InputError(f"{name} must be a list of whole numbers, got {short(features)}.") from None
+        if index.dtype == bool:
+            check(index.shape == (d,), f"a mask must have shape ({d},), got {index.shape}.")
+            index = np.flatnonzero(index)
+        whole = index.ndim == 1 and index.size > 0 and np.issubdtype(index.dtype, np.integer)
+        check(whole, f"{name} must be a non-empty list of whole numbers, got {short(features)}.")
+        inside = ((index >= 0) & (index < d)).all()
+        check(inside, f"{name} must be from 0 to {d - 1}, got {index.tolist()}.")
+        check(np.unique(index).size == index.size, f"a feature is named twice: {index.tolist()}.")
+        features = index.astype(np.int32)
+    return features
 
 
 def log_constant(gmm: GMM) -> Float[Array, " k"]:

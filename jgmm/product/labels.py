@@ -135,6 +135,24 @@ class LabelTree:
         counts, log_likelihood = jax.grad(total, has_aux=True)(self)
         return log_likelihood, counts
 
+    def given(self, evidence: Float[Array, "b k"]) -> "LabelTree":
+        """The law p(labels | x) of one row of evidence: a tree like this one."""
+
+        def posterior(log_p: Array, below: Array) -> Array:
+            found = log_p + below
+            possible = jnp.isfinite(found.max(axis=-1, keepdims=True))
+            return jnp.where(possible, jax.nn.log_softmax(jnp.where(possible, found, 0), axis=-1), log_p)
+
+        root, *levels = (level[:, 0] for level in self._upward(evidence[None]))
+        tables = (posterior(table, below[:, None]) for table, below in zip(self.tables, levels, strict=True))
+        return LabelTree(posterior(self.root, root[0]), tuple(tables), self.parents)
+
+    def of_blocks(self, blocks: Sequence[int]) -> "LabelTree":
+        """The law of the labels of some blocks, in this order, whatever those of the others are."""
+        *above, parents = self.parents
+        last = self.tables[-1][np.asarray(blocks)]
+        return LabelTree(self.root, (*self.tables[:-1], last), (*above, tuple(parents[b] for b in blocks)))
+
     def given_class(self, s: int | Array) -> "LabelTree":
         """The law of labels in one class of the whole."""
         first, *rest = self.tables

@@ -14,13 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from jgmm.errors import check, check_count, short
-from jgmm.mixture import GMM
+from jgmm.errors import InputError, check, check_count, short
+from jgmm.mixture import GMM, Features, feature_index
 from jgmm.numerics.arguments import as_floats, as_key, check_kind, is_traced
 from jgmm.numerics.chunking import map_chunks
 from jgmm.numerics.linalg import einsum
 from jgmm.numerics.pytree import pytree
 from jgmm.numerics.typing import ArrayLike
+from jgmm.product.conditioning import restrict
 from jgmm.product.labels import LabelTree
 
 
@@ -189,6 +190,51 @@ class ProductMixture:
         says of the means of the blocks below it is uncorrelated with all the rest."""
         return _covariance_matrix(self)
 
+    def marginal(self, features: Features) -> "ProductMixture":
+        """The product p(x_a) of the features a, in the order given, in those blocks that have any of them.
+
+        Raises:
+            InputError: If a feature is not one of the mixture's or is named twice, and for features that are traced.
+        """
+        a = self._index("features", features)
+        return self._restricted(a, np.zeros(0, np.int32), jnp.zeros(0, self.dtype))
+
+    def conditional(self, features: Features | None, given: Features, values: ArrayLike) -> "ProductMixture":
+        """The product p(x_a | x_g = values) of the features a given the features g: exact, in every block as for a
+        `GMM`, and with the labels of all blocks as likely as the given features say (`jgmm.product.conditioning`). For
+        many rows of values use `jax.vmap`.
+
+        Args:
+            features: a, or None for all that are not given, in ascending order.
+            given: g.
+            values: One for each given feature [g].
+        Raises:
+            InputError: If a and g overlap, a feature is not one of the mixture's, or the values do not match.
+
+        >>> import jax, jgmm
+        >>> block = jgmm.GMM.from_parameters([0.5, 0.5], [[0.0, 0.0], [8.0, 8.0]], [1.0, 1.0], "spherical")
+        >>> mixture = jgmm.ProductMixture.independent(jax.tree.map(lambda leaf: leaf[None].repeat(3, axis=0), block))
+        >>> rest = mixture.conditional(None, given=[0, 2], values=[0.0, 8.0])
+        >>> rest
+        ProductMixture(k=2, blocks=3, classes=1, d=4, covariance='spherical', dtype=float32)
+        >>> print(rest.mean().round(3))
+        [0. 8. 4. 4.]
+        """
+        g = self._index("given", given)
+        check(features is not None or len(g) < self.d, "given names every feature: nothing is left to be conditional.")
+        a = np.setdiff1d(np.arange(self.d), g) if features is None else self._index("features", features)
+        both = np.intersect1d(a, g).tolist()
+        check(not both, f"features and given must not overlap, both name {both}.")
+        known = as_floats("values", values, self.dtype).astype(self.dtype)
+        check(known.shape == g.shape, f"values must have shape {g.shape} as given, got {known.shape}.")
+        return self._restricted(a, g, known)
+
+    def _restricted(self, wanted: np.ndarray, given: np.ndarray, values: Array) -> "ProductMixture":
+        found = restrict(self.parts, self.features(), wanted, given, values)
+        labels = self.labels.given(found.evidence) if len(given) else self.labels
+        order = None if found.order == list(range(len(wanted))) else tuple(found.order)
+        return ProductMixture(tuple(found.parts), labels.of_blocks(found.blocks), tuple(found.n_blocks), order)
+
     def given_class(self, s: int | Array) -> "ProductMixture":
         """The mixture of one class of the whole."""
         return replace(self, labels=self.labels.given_class(s))
@@ -219,6 +265,12 @@ class ProductMixture:
         """The inverse of `blocks_of`."""
         x = jnp.concatenate([piece.reshape(*piece.shape[:-2], -1) for piece in pieces], axis=-1)
         return x if self.order is None else x[..., np.argsort(self.order)]
+
+    def _index(self, name: str, features: Features) -> np.ndarray:
+        index = feature_index(name, features, self.d)
+        if isinstance(index, np.ndarray):
+            return index
+        raise InputError(f"{name} of a product must be known, which blocks are left depends on them: do not trace them.")
 
     def _labels(self, component: Any, n: int) -> Any:
         try:

@@ -266,3 +266,62 @@ def test_a_product_is_data_to_jit_and_vmap():
         product.log_prob(jnp.zeros((2, 5)))
     with pytest.raises(InputError, match="component must be labels"):
         product.sample(jax.random.key(0), 2, component=jnp.zeros(5, jnp.int32))
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("kind", KINDS)
+def test_features_given_others_are_those_of_the_dense_mixture(kind):
+    """A block is known, and part of another."""
+    product = random_product(kind)
+    every = dense(product)
+    given, wanted = ([2, 3], [1, 0]) if kind == "groups" else ([2, 3, 0], [4, 1])
+    values = jax.random.normal(jax.random.key(0), (4, len(given)))
+    x = 2 * jax.random.normal(jax.random.key(1), (6, len(wanted)))
+    np.testing.assert_allclose(product.marginal(wanted).log_prob(x), every.marginal(wanted).log_prob(x), rtol=1e-10)
+    rest = product.conditional(wanted, given, values[0])
+    of_all = every.conditional(wanted, given, values[0])
+    np.testing.assert_allclose(rest.log_prob(x), of_all.log_prob(x), rtol=1e-10)
+    np.testing.assert_allclose(rest.covariance_matrix(), of_all.covariance_matrix(), atol=1e-10)
+    # For many rows, and all the features that are left.
+    means = jax.vmap(lambda v: product.conditional(None, given, v).mean())(values)
+    np.testing.assert_allclose(means, every.conditional(None, given, values).mean(), atol=1e-10)
+    # Classes from some of the features, by Bayes' rule.
+    of_classes = [product.given_class(s).marginal(given).log_prob(values) for s in range(product.labels.n_classes)]
+    expected = jax.nn.softmax(product.labels.root[None] + jnp.stack(of_classes, axis=1), axis=1)
+    np.testing.assert_allclose(product.marginal(given).class_responsibilities(values), expected, atol=1e-10)
+
+
+def test_gaussians_that_blocks_share_stay_shared_where_nothing_tells_them_apart():
+    product = random_product("shared")
+    assert product.marginal([0, 2, 4]).parts[0].batch_shape == ()
+    assert product.marginal([0, 3, 4]).parts[0].batch_shape == (3,)
+    rest = product.conditional(None, [0, 1], np.zeros(2))
+    assert [part.batch_shape for part in rest.parts] == [()]
+    assert rest.labels.n_blocks == 2
+
+
+def test_labels_without_probability_stay_so_when_something_is_known():
+    product = random_product("classes")
+    root = jnp.log(jnp.array([0.0, 0.5, 0.5, 0.0, 0.0]))
+    table = product.labels.tables[0].at[0, 1].set(jnp.log(jnp.array([1.0, 0.0, 0.0])))
+    labels = LabelTree(root, (table,), product.labels.parents)
+    rest = ProductMixture(product.parts, labels, product.n_blocks).conditional(None, [0], np.zeros(1))
+    np.testing.assert_allclose(jnp.exp(rest.labels.root)[jnp.array([0, 3, 4])], 0)
+    np.testing.assert_allclose(jnp.exp(rest.labels.tables[0][0, 1]), [1, 0, 0])
+    assert bool(jnp.isfinite(rest.log_prob(np.zeros((2, 5)))).all())
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda p: p.conditional([0, 1], [1], [0.0]), "both name"),
+        (lambda p: p.conditional(None, range(6), np.zeros(6)), "names every feature"),
+        (lambda p: p.conditional([0], [1], [0.0, 1.0]), "values must have shape"),
+        (lambda p: p.conditional([0], [7], [0.0]), "from 0 to 5"),
+        (lambda p: p.marginal([0, 0]), "named twice"),
+        (lambda p: jax.jit(lambda i: p.marginal(i).mean())(jnp.array([0])), "do not trace"),
+    ],
+)
+def test_features_that_cannot_be_given_are_refused(call, words):
+    with pytest.raises(InputError, match=words):
+        call(random_product("classes"))
