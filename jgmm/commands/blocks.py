@@ -1,13 +1,12 @@
 """Products of block mixtures on the command line: what EM is fitted to, and the law of labels that follows it."""
 
-import time
-
 import jax
 import numpy as np
 from jaxtyping import Array, Float
 
 from jgmm.commands.codes import LABEL_STREAM, Codes
 from jgmm.commands.options import Options
+from jgmm.commands.progress import Stage
 from jgmm.errors import check
 from jgmm.mixture import GMM
 from jgmm.product.fitting import MAX_ITER, with_labels, without_classes
@@ -49,17 +48,11 @@ def check_blocks(options: Options, codes: Codes, shape: tuple[int, ...]) -> None
 def product_of(options: Options, codes: Codes, blocks: GMM, shape: tuple[int, ...]) -> ProductMixture:
     """The product of such Gaussians in all blocks, with the law of labels that the images have."""
     parents = parents_of(options, shape)
-    begun = time.perf_counter()
-
-    def follow(i: int, log_likelihood: float) -> None:
-        seconds = time.perf_counter() - begun
-        print(f"labels {i:7d}  log-likelihood {log_likelihood + codes.offset:.4f}  {seconds:.1f} s in all", flush=True)
-
+    stage = Stage("labels", lambda value: value + codes.offset)
     key = jax.random.fold_in(jax.random.key(options.seed), LABEL_STREAM)
     start = without_classes([blocks], (codes.n_blocks,))
-    mixture, history = with_labels(key, start, codes.values, options.classes, parents, callback=follow)
-    if len(history) == MAX_ITER:
-        print(f"labels: NOT converged after {MAX_ITER} iterations", flush=True)
+    mixture, history = with_labels(key, start, codes.values, options.classes, parents, callback=stage)
+    stage.end(MAX_ITER, len(history) < MAX_ITER)
     return mixture
 
 

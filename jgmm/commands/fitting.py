@@ -29,12 +29,15 @@ from jgmm.commands.codes import (
 )
 from jgmm.commands.inputs import Data, check_data, check_free, check_start, prepare
 from jgmm.commands.options import Options
-from jgmm.commands.progress import CompileClock, Progress
+from jgmm.commands.progress import CompileClock, Progress, Stage
 from jgmm.commands.summary import draw_pictures, show, summarize
-from jgmm.covariance.prior import Prior
+from jgmm.covariance.prior import Prior, as_arrays
 from jgmm.em.loop import EMState, run_em
+from jgmm.em.rows import RowsInMemory
+from jgmm.em.scales import with_scales
 from jgmm.encoder.pca import Spectrum
 from jgmm.errors import Fault, InputError, check
+from jgmm.mixture import GMM
 from jgmm.source import Source, normalize, unnormalized
 
 METRICS = "metrics.jsonl"
@@ -59,7 +62,16 @@ def run(options: Options) -> None:
     if start is not None:
         check_start(options, data, start)
 
-    interrupted = InterruptedFit(folder)
+    try:
+        _go_on(options, data, before, start, begun)
+    except KeyboardInterrupt:
+        print(f"stopped; go on with: python -m jgmm.fit --out {folder} --resume", flush=True)
+        raise
+
+
+def _go_on(options: Options, data: Data, before: Source | None, start: Source | None, begun: float) -> None:
+    """A fit from where it stands to its end."""
+    folder, interrupted = options.run_folder, InterruptedFit(options.run_folder)
     with CompileClock() as clock:
         try:
             codes = _codes(options, data, before or start, interrupted)
@@ -69,18 +81,17 @@ def run(options: Options) -> None:
                 print("nothing to do: the fit is finished. Raise --max-iter, or lower --tol, to go on.")
                 interrupted.remove()
                 return
+            goes_on = before is None or options.scales == 1
+            check(goes_on, f"{folder} is done, and its scales cannot be undone: start from its components (--init-from).")
             if before is not None and point.state is not None:
                 interrupted.save(point.state, point.mark, at_once=True)
             interrupted.save_options(options.to_json(), data.sha256)
             found = _fit(options, codes, start, point, interrupted, clock)
-            if options.blocks is not None:  # the law of labels is still to come
+            if options.blocks is not None or options.scales > 1:  # which are still to come
                 interrupted.save(found.state, found.mark, at_once=True)
         except InputError as error:
             if not options.resume and not isinstance(error, Fault):
                 _withdraw(folder, interrupted)
-            raise
-        except KeyboardInterrupt:
-            print(f"stopped; go on with: python -m jgmm.fit --out {folder} --resume", flush=True)
             raise
         finish(options, data, codes, found, clock, begun)
     interrupted.remove()
@@ -112,7 +123,8 @@ def finish(
     """Normalize a fitted mixture, evaluate it, and write the run folder with its pictures."""
     folder, key, state = options.run_folder, jax.random.key(options.seed), found.state
     history = [codes.nats(objective) for objective in state.history]
-    mixture = state.gmm if options.blocks is None else product_of(options, codes, state.gmm, data.train.shape)
+    gmm = state.gmm if options.scales == 1 else _scaled(options, codes, state)
+    mixture = gmm if options.blocks is None else product_of(options, codes, gmm, data.train.shape)
     source = _normalized(key, options, unnormalized(mixture, codes.encoder, data.train.shape))
     summary_key = jax.random.fold_in(key, SUMMARY_STREAM)
     summary, log_prob = summarize(summary_key, source, data, codes, state, found.seconds, clock)
@@ -250,6 +262,23 @@ def _fit(
         raise
     progress.close()
     return Found(done, progress.journal.mark, progress.seconds)
+
+
+def _scaled(options: Options, codes: Codes, state: EMState) -> GMM:
+    """The mixture with all scales."""
+    stage, x = Stage("scales", codes.nats), rows_of(options, codes)
+    asked = em_options(options, codes, x)
+    gmm, history, converged = with_scales(
+        state.gmm,
+        RowsInMemory(x, options.chunk_size),
+        options.scales,
+        *as_arrays(state.prior, asked["floor"], x.dtype),
+        max_iter=options.max_iter,
+        tol=asked["tol"],
+        callback=stage,
+    )
+    stage.end(len(history), converged)
+    return gmm
 
 
 def _normalized(key: Array, options: Options, source: Source) -> Source:

@@ -156,6 +156,9 @@ class _Mixture:
     """The number of components."""
     covariance_type: Annotated[str, one_of(COVARIANCES, "auto")] = "auto"
     """The family of the covariances, in the basis that --basis chooses [default: full for --blocks, else diag]."""
+    scales: int = 1
+    """The number of scales at which every one of them is, about its own covariance: EM goes on with as many times K
+    components."""
     blocks: int | None = None
     """The side of the blocks, in pixels, whose components are chosen apart: a product of block mixtures, which share
     their K Gaussians [default: one mixture of whole images]."""
@@ -184,7 +187,9 @@ class Options(Common, _Mixture):
         """Raise InputError for any value that can be refused before the data are seen."""
         super().check()
         check_names(self, covariance_type=COVARIANCES)
-        check_counts(self, k=1, blocks=1)
+        check_counts(self, k=1, scales=1, blocks=1)
+        own = not self.family.startswith("tied")
+        check(self.scales == 1 or own, f"--scales are those of covariances of their own, not {self.family}.")
         for n in self.classes:
             check_count("--classes", n, most=MOST)
         check(

@@ -3,6 +3,7 @@
 import resource
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -100,6 +101,25 @@ class Progress:
 
     def _tick(self) -> None:
         self.time, self.compiled = time.perf_counter(), self.clock.seconds
+
+
+class Stage:
+    """Follows EM on what is added to fitted Gaussians, a line an iteration; nats(value) are those of an image."""
+
+    def __init__(self, name: str, nats: Callable[[float], float]):
+        self.name, self.nats, self.begun = name, nats, time.perf_counter()
+
+    def __call__(self, iteration: int, log_likelihood: float) -> None:
+        seconds = time.perf_counter() - self.begun
+        self._say(f"{iteration:4d}  log-likelihood {self.nats(log_likelihood):.4f}  {seconds:.1f} s in all")
+
+    def end(self, iterations: int, converged: bool) -> None:
+        """Say so where EM was cut short."""
+        if not converged:
+            self._say(f"NOT converged after {iterations} iterations")
+
+    def _say(self, text: str) -> None:
+        print(f"{self.name:9} {text}", flush=True)
 
 
 def peak_memory_gib() -> float:

@@ -12,6 +12,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from jgmm.covariance.base import Family, Scales, identity_of
 from jgmm.covariance.prior import Floor, Prior, as_arrays
 from jgmm.em.loop import EMState, check_enough, check_lengths, check_prior, run_em
+from jgmm.em.rows import RowsInMemory
+from jgmm.em.scales import with_scales
 from jgmm.em.small.families import Arithmetic
 from jgmm.em.small.loop import clustering_units, fit_small, small_arithmetic
 from jgmm.encoder.base import Encoder, encode_with_residual
@@ -39,7 +41,8 @@ class EMFit:
         gmm: The mixture: of x where the encoder leaves the family of the covariances as it is (identity, robust,
             standardize), and of the codes, in the coordinates of `encoder`, with any other.
         encoder: Between x and what `gmm` models.
-        history: The objective under the mixture before each iteration: mean nats a row of x.
+        history: The objective under the mixture before each iteration: mean nats a row of x. Iterations with several
+            scales follow those without.
         converged: Whether the last change of the objective was below `tol`.
         n_iter: How many iterations the best start made.
 
@@ -73,6 +76,7 @@ def fit_em(
     encoder: Any = "robust",
     init: Any = "kmeans",
     n_init: int = 1,
+    scales: int = 1,
     max_iter: int = 100,
     tol: float = 1e-4,
     prior: Prior | None = None,
@@ -103,6 +107,8 @@ def fit_em(
         init: Where EM starts: a name in `jgmm.registry.INITIALIZERS`, or a function (key, x, k, metric) -> centers.
         n_init: The number of starts, of which the best is returned. By turns they find clusters in the units of z, in
             those of x, and in standard deviations; those of encoders that turn codes in the units of x.
+        scales: At how many scales every Gaussian is, about its own covariance (`jgmm.em.scales`): the mixture has as
+            many times k components. They are fitted after the k, from these.
         max_iter: The largest number of iterations of a start; a move counts as one.
         tol: EM stops when the objective changes by less than this, in nats a row.
         prior: On the covariances; None is maximum likelihood.
@@ -126,10 +132,11 @@ def fit_em(
     check_enough(rows.shape[0], k)
     check_lengths(max_iter, n_init, tol, chunk_size)
     check(callback is None or callable(callback), f"callback must be a function of the state, got {short(callback)}.")
-    scales = _scales(covariance_type, start, k, rows)
+    check_count("scales", scales)
+    units = _units(covariance_type, start, k, rows)
     kind = encoder if isinstance(encoder, Encoder) else ENCODERS.resolve(encoder)
     clusters = isinstance(init, str) and INITIALIZERS.canonical(init) == "kmeans"
-    plain = start is None and chunk_size is None and clusters and kind in FEATURE_BY_FEATURE
+    plain = start is None and chunk_size is None and scales == 1 and clusters and kind in FEATURE_BY_FEATURE
     arithmetic = small_arithmetic(rows.shape, k, covariance_type or "diag") if plain else None
     if floor is None:
         in_double = arithmetic is not None or rows.dtype == jnp.float64
@@ -139,8 +146,8 @@ def fit_em(
     same: dict[str, Any] = {"k": k, "n_init": n_init, "max_iter": max_iter, "tol": tol, "prior": prior, "floor": floor}
     same["callback"] = callback
     if arithmetic is not None:
-        return _fit_small(key, rows, kind, scales, arithmetic, **same)
-    found = _encoder(kind, scales, rows)
+        return _fit_small(key, rows, kind, units, arithmetic, **same)
+    found = _encoder(kind, units, rows)
     z, log_residual = encode_with_residual(found, rows)
     state = run_em(
         key,
@@ -154,11 +161,16 @@ def fit_em(
         **same,
     )
     offset = float(found.log_det() + log_residual.mean()) if found.has_density else 0.0
-    history = [objective + offset for objective in state.history]
-    of_x = found.decode_mixture(state.gmm)
+    gmm, history, converged = state.gmm, state.history, state.converged
+    if scales > 1:
+        on = {"max_iter": max_iter, "tol": tol}
+        gmm, further, converged = with_scales(gmm, RowsInMemory(z, chunk_size), scales, state.prior, floor, **on)
+        history = history + further
+    history = [objective + offset for objective in history]
+    of_x = found.decode_mixture(gmm)
     if of_x is None:
-        return EMFit(state.gmm, found, history, state.converged)
-    return EMFit(of_x, Identity(of_x.d), history, state.converged)
+        return EMFit(gmm, found, history, converged)
+    return EMFit(of_x, Identity(of_x.d), history, converged)
 
 
 def _fit_small(
@@ -214,7 +226,7 @@ def _number_of_components(k: Any, start: GMM | None) -> int:
     return 10 if k is None else check_count("k", k)
 
 
-def _scales(covariance_type: Family | None, start: GMM | None, k: int, x: Array) -> set[Scales]:
+def _units(covariance_type: Family | None, start: GMM | None, k: int, x: Array) -> set[Scales]:
     """Which changes of units leave the families as they are that a fit and its start are in."""
     found = set() if start is None else {start.covariance.scales}
     if start is None or covariance_type is not None:

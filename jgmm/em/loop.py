@@ -77,7 +77,7 @@ class _Task:
 
     def objective(self, gmm: GMM, prior: Prior) -> float:
         """Of the whole data, mean nats a row."""
-        log_likelihood, penalty = objective(gmm, self.rows, prior, with_prior=_says_something(prior))
+        log_likelihood, penalty = objective(gmm, self.rows, prior, with_prior=says_something(prior))
         return (float(log_likelihood) + float(penalty)) / self.rows.shape[0]
 
 
@@ -161,10 +161,10 @@ def _iterate(task: _Task, state: EMState) -> EMState:
     """One iteration; components that it leaves dead are re-seeded where that helps."""
     n = task.rows.shape[0]
     prior = state.prior
-    step = em_step(state.gmm, task.rows, prior, task.floor, state.bounds, with_prior=_says_something(prior))
+    step = em_step(state.gmm, task.rows, prior, task.floor, state.bounds, with_prior=says_something(prior))
     mean = float(step.log_likelihood) / n
     value = mean + float(step.log_prior) / n
-    _check_finite(np.isfinite(value), task.rows.dtype)
+    check_finite(np.isfinite(value), task.rows.dtype)
     counts = np.asarray(step.counts)
     place = (_halves if task.min_count > 0 else _revived)(task, state, step)
     gmm, bounds, moved = step.gmm, step.bounds, place.moved
@@ -214,7 +214,7 @@ def _halves(task: _Task, state: EMState, step: Step) -> _Place:
         return _Place(0, step.gmm, state.prior, state.settled)
     gmm, prior = split(step.gmm, task.rows, step.counts, jnp.asarray(small), state.prior, task.floor)
     for _ in range(TRIAL):
-        gmm = em_step(gmm, task.rows, prior, task.floor, with_prior=_says_something(prior)).gmm
+        gmm = em_step(gmm, task.rows, prior, task.floor, with_prior=says_something(prior)).gmm
     helps = task.objective(gmm, prior) > task.objective(step.gmm, state.prior)
     return _Place(moved if helps else 0, gmm, prior, settled=not helps)
 
@@ -222,7 +222,7 @@ def _halves(task: _Task, state: EMState, step: Step) -> _Place:
 def _better(task: _Task, state: EMState) -> EMState:
     """The better of a finished restart and the best before it."""
     parameters = jax.tree.leaves((state.gmm.means, state.gmm.covariance))
-    _check_finite(all(bool(jnp.isfinite(p).all()) for p in parameters), task.rows.dtype)
+    check_finite(all(bool(jnp.isfinite(p).all()) for p in parameters), task.rows.dtype)
     best = state.best
     # Objectives under priors that were learned from different starts are not to be compared.
     values = "log_likelihoods" if task.learns else "history"
@@ -231,7 +231,8 @@ def _better(task: _Task, state: EMState) -> EMState:
     return best
 
 
-def _says_something(prior: Prior) -> bool:
+def says_something(prior: Prior) -> bool:
+    """Whether it is worth any row."""
     return bool(prior.strength > 0 or prior.mean_strength > 0)
 
 
@@ -239,7 +240,8 @@ def _n_dead(counts: np.ndarray | None) -> int:
     return 0 if counts is None else int((counts < DEAD).sum())
 
 
-def _check_finite(finite: bool | np.bool_, dtype: jnp.dtype) -> None:
+def check_finite(finite: bool | np.bool_, dtype: jnp.dtype) -> None:
+    """Raise InputError for a likelihood that is not finite."""
     if not finite:
         raise not_finite(dtype)
 

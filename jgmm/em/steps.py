@@ -70,9 +70,16 @@ def chunk_size(k: int) -> int:
     return max(2048, min(ROWS, PAIRS // k))
 
 
-def m_step(gmm: GMM, statistics: Statistics, prior: Prior, floor: Floor) -> GMM:
-    """The mixture that maximizes the expected log-posterior given the statistics taken about `gmm`."""
+def m_step(
+    gmm: GMM, statistics: Statistics, prior: Prior, floor: Floor, rows: Float[Array, " k"] | None = None
+) -> GMM:
+    """The mixture that maximizes the expected log-posterior given the statistics taken about `gmm`.
+
+    `rows` are the numbers of rows of the components, where these are not the sums of what rows count for in means and
+    scatters (`jgmm.em.scales`).
+    """
     counts = statistics.counts
+    rows = counts if rows is None else rows
     tiny = jnp.finfo(counts.dtype).tiny
     from_prior = jnp.broadcast_to(prior.mean, gmm.means.shape) - gmm.means
     to_mean = statistics.first / jnp.maximum(counts, tiny)[:, None]
@@ -85,8 +92,8 @@ def m_step(gmm: GMM, statistics: Statistics, prior: Prior, floor: Floor) -> GMM:
     apart = jnp.concatenate([to_mean - shift, from_prior - shift])
     weights = jnp.concatenate([jnp.diag(counts), jnp.diag(jnp.full_like(counts, prior.mean_strength))])
     added = gmm.covariance.moments(apart, weights, zero)
-    covariance = gmm.covariance.update(statistics.second - taken + added, counts, prior, floor)
-    return GMM(jnp.log(counts) - jnp.log(counts.sum()), gmm.means + shift, covariance)
+    covariance = gmm.covariance.update(statistics.second - taken + added, rows, prior, floor)
+    return GMM(jnp.log(rows) - jnp.log(rows.sum()), gmm.means + shift, covariance)
 
 
 def log_prior(gmm: GMM, prior: Prior) -> Float[Array, ""]:
