@@ -40,8 +40,11 @@ FITS = (
     (20, "--blocks 4 --classes 32 32"),
     (100, "--blocks 4 --classes 32 32"),
     (200, "--blocks 4 --classes 32 32"),
+    (30, "--blocks 2 --classes 32 32 32 32"),
+    (50, "--blocks 4 --classes 32 32 --scales 3"),
+    (100, "--blocks 4 --classes 32 32 --scales 3"),
 )
-TIMED = (0, 9)
+TIMED = (0, 9, 17)
 DRAWS, POINTS = 4096, 512
 
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from jgmm.checkpoint.models import load as load
     from jgmm.checkpoint.models import save as save
     from jgmm.conditional import ConditionalGMM as ConditionalGMM
+    from jgmm.covariance.lowrank import low_rank as low_rank
     from jgmm.covariance.prior import Floor as Floor
     from jgmm.covariance.prior import Prior as Prior
     from jgmm.em.fitting import EMFit as EMFit
@@ -47,6 +48,7 @@ _PUBLIC = {
     "interpolant": "jgmm.interpolant",
     "load": "jgmm.checkpoint.models:load",
     "log_prob": "jgmm.source:log_prob",
+    "low_rank": "jgmm.covariance.lowrank:low_rank",
     "normalize": "jgmm.source:normalize",
     "sample": "jgmm.source:sample",
     "save": "jgmm.checkpoint.models:save",

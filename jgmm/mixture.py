@@ -150,8 +150,8 @@ class GMM:
     def n_parameters(self) -> int:
         """How many numbers of one mixture are free: K − 1 weights, K D means, and the covariances'. For BIC and AIC."""
         raw = over_batch(lambda covariance: covariance.unconstrained(0.0), len(self.batch_shape))
-        free = jax.eval_shape(raw, self.covariance).size // prod(self.batch_shape)
-        return self.k - 1 + self.k * self.d + free
+        rows, size = jax.eval_shape(raw, self.covariance).shape[-2:]
+        return self.k - 1 + self.k * self.d + rows * (size - self.covariance.redundant)
 
     def component_log_prob(self, x: ArrayLike) -> Float[Array, "*m k"]:
         """log N(x | μ_k, Σ_k) of every component, nats; the last axis is that of components.

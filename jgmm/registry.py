@@ -104,6 +104,8 @@ COVARIANCES = Registry(
         "tied": "jgmm.covariance.tied:tied_full",
         "tied-diag": "jgmm.covariance.tied:tied_diag",
         "tied-spherical": "jgmm.covariance.tied:tied_spherical",
+        "low-rank": "jgmm.covariance.lowrank:LowRank",
+        "tied-low-rank": "jgmm.covariance.lowrank:tied_low_rank",
     },
     aliases={"diagonal": "diag", "tied-full": "tied", "tied-diagonal": "tied-diag"},
 )

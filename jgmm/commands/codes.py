@@ -9,7 +9,9 @@ from jaxtyping import Array, Float
 
 from jgmm.checkpoint.interrupted import InterruptedFit
 from jgmm.commands.inputs import basis_of, is_local
-from jgmm.commands.options import Common
+from jgmm.commands.options import Common, Options
+from jgmm.covariance.base import Family
+from jgmm.covariance.lowrank import low_rank
 from jgmm.covariance.prior import Floor, Prior
 from jgmm.data.images import CELL_VARIANCE, Images, mirror_of
 from jgmm.em.initializers import log_energy
@@ -172,6 +174,13 @@ def tolerance(options: Common, codes: Codes) -> float:
     share = TOLERANCE if codes.n_blocks == 1 else TOLERANCE_OF_BLOCKS
     asked = max(LEAST_TOLERANCE, share * codes.values.shape[1]) if options.tol is None else options.tol
     return asked / codes.n_blocks
+
+
+def family_of(options: Options) -> Family:
+    """The family of the covariances: its name, or that of the rank asked for."""
+    if options.rank is None:
+        return options.family
+    return low_rank(options.rank, tied=options.family.startswith("tied"))
 
 
 def em_options(options: Common, codes: Codes, rows: Float[Array, "n d"]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from jgmm.commands.codes import (
     SUMMARY_STREAM,
     Codes,
     em_options,
+    family_of,
     fit_encoder,
     say_what_varies,
     to_codes,
@@ -82,7 +83,9 @@ def _go_on(options: Options, data: Data, before: Source | None, start: Source | 
                 interrupted.remove()
                 return
             goes_on = before is None or options.scales == 1
-            check(goes_on, f"{folder} is done, and its scales cannot be undone: start from its components (--init-from).")
+            check(
+                goes_on, f"{folder} is done, and its scales cannot be undone: start from its components (--init-from)."
+            )
             if before is not None and point.state is not None:
                 interrupted.save(point.state, point.mark, at_once=True)
             interrupted.save_options(options.to_json(), data.sha256)
@@ -191,7 +194,7 @@ def _resumed(options: Options, codes: Codes, before: Source | None, interrupted:
     """Where a fit goes on from: its last state, the end of a finished one, or the beginning."""
     if not options.resume:
         return Point(None, Mark())
-    x, family = rows_of(options, codes), options.family
+    x, family = rows_of(options, codes), family_of(options)
     asked = em_options(options, codes, x)["prior"]
     prior = asked if isinstance(asked, Prior) else Prior()
     kept = interrupted.load(options.k, x.shape, family, x.dtype, prior)
@@ -250,7 +253,7 @@ def _fit(
             jax.random.fold_in(jax.random.key(options.seed), EM_STREAM),
             x,
             k=options.k,
-            covariance_type=options.family,
+            covariance_type=family_of(options),
             **em_options(options, codes, x),
             start=None if start is None else one_mixture(start.gmm),
             state=point.state,

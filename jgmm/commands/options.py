@@ -156,6 +156,8 @@ class _Mixture:
     """The number of components."""
     covariance_type: Annotated[str, one_of(COVARIANCES, "auto")] = "auto"
     """The family of the covariances, in the basis that --basis chooses [default: full for --blocks, else diag]."""
+    rank: int | None = None
+    """The number of columns of low-rank covariances [default: 8, and at most a third of the features]."""
     scales: int = 1
     """The number of scales at which every one of them is, about its own covariance: EM goes on with as many times K
     components."""
@@ -187,7 +189,11 @@ class Options(Common, _Mixture):
         """Raise InputError for any value that can be refused before the data are seen."""
         super().check()
         check_names(self, covariance_type=COVARIANCES)
-        check_counts(self, k=1, scales=1, blocks=1)
+        check_counts(self, k=1, rank=1, scales=1, blocks=1)
+        check(
+            self.rank is None or "low-rank" in self.family,
+            f"--rank is that of low-rank covariances, not {self.family}.",
+        )
         own = not self.family.startswith("tied")
         check(self.scales == 1 or own, f"--scales are those of covariances of their own, not {self.family}.")
         for n in self.classes:

@@ -69,6 +69,10 @@ class Tied(Covariance):
     def axis_aligned(self) -> bool:
         return self.shared.axis_aligned
 
+    @property
+    def redundant(self) -> int:
+        return self.shared.redundant
+
     def factor(self) -> Float[Array, "1 d d"]:
         return self.shared.factor()
 
@@ -100,7 +104,7 @@ class Tied(Covariance):
 class TiedFamily:
     """Tied covariances of a family: what the registry holds for each."""
 
-    def __init__(self, shared: type[Covariance]):
+    def __init__(self, shared: Any):
         self.shared = shared
 
     def identity(self, k: int, d: int, dtype: Any = None) -> Tied:

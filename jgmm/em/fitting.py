@@ -163,8 +163,8 @@ def fit_em(
     offset = float(found.log_det() + log_residual.mean()) if found.has_density else 0.0
     gmm, history, converged = state.gmm, state.history, state.converged
     if scales > 1:
-        on = {"max_iter": max_iter, "tol": tol}
-        gmm, further, converged = with_scales(gmm, RowsInMemory(z, chunk_size), scales, state.prior, floor, **on)
+        z_rows = RowsInMemory(z, chunk_size)
+        gmm, further, converged = with_scales(gmm, z_rows, scales, state.prior, floor, max_iter=max_iter, tol=tol)
         history = history + further
     history = [objective + offset for objective in history]
     of_x = found.decode_mixture(gmm)

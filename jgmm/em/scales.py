@@ -143,8 +143,11 @@ def with_scales(
         InputError: Where components share a covariance, and when the likelihood is not finite.
     """
     own = all(leaf.shape[0] == gmm.k for leaf in jax.tree.leaves(gmm.covariance)) or gmm.k == 1
-    check(own, f"scales are those of covariances of their own, {gmm.covariance.name!r} has one for all: choose another.")
-    mixture, history, converged = ScaledGMM.of(gmm, n), [], False
+    check(
+        own, f"scales are those of covariances of their own, {gmm.covariance.name!r} has one for all: choose another."
+    )
+    mixture, converged = ScaledGMM.of(gmm, n), False
+    history: list[float] = []
     while len(history) < max_iter and not converged:
         mixture, log_likelihood, penalty = scaled_step(mixture, rows, prior, floor, with_prior=says_something(prior))
         mean = float(log_likelihood) / rows.shape[0]

@@ -70,9 +70,7 @@ def chunk_size(k: int) -> int:
     return max(2048, min(ROWS, PAIRS // k))
 
 
-def m_step(
-    gmm: GMM, statistics: Statistics, prior: Prior, floor: Floor, rows: Float[Array, " k"] | None = None
-) -> GMM:
+def m_step(gmm: GMM, statistics: Statistics, prior: Prior, floor: Floor, rows: Float[Array, " k"] | None = None) -> GMM:
     """The mixture that maximizes the expected log-posterior given the statistics taken about `gmm`.
 
     `rows` are the numbers of rows of the components, where these are not the sums of what rows count for in means and

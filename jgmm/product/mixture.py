@@ -270,7 +270,9 @@ class ProductMixture:
         index = feature_index(name, features, self.d)
         if isinstance(index, np.ndarray):
             return index
-        raise InputError(f"{name} of a product must be known, which blocks are left depends on them: do not trace them.")
+        raise InputError(
+            f"{name} of a product must be known, which blocks are left depends on them: do not trace them."
+        )
 
     def _labels(self, component: Any, n: int) -> Any:
         try:

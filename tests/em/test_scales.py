@@ -24,7 +24,9 @@ def random_gmm(family, seed=0):
         "diag": rng.uniform(0.5, 2, (K, D)),
         "spherical": rng.uniform(0.5, 2, K),
     }
-    return jgmm.GMM.from_parameters(np.full(K, 1 / K), [[-6.0, 0.0], [6.0, 0.0], [4.0, 1.0]], covariance[family], family)
+    return jgmm.GMM.from_parameters(
+        np.full(K, 1 / K), [[-6.0, 0.0], [6.0, 0.0], [4.0, 1.0]], covariance[family], family
+    )
 
 
 def heavy_tails(n, seed=0):
@@ -75,7 +77,9 @@ def test_a_step_is_that_of_its_formulas():
 @pytest.mark.parametrize("prior", [Prior(), Prior(strength=20.0, mean_strength=4.0)], ids=["none", "prior"])
 def test_the_objective_never_falls(prior):
     x = jnp.asarray(heavy_tails(N))
-    _, history, converged = with_scales(random_gmm("full"), RowsInMemory(x), 3, prior, NO_FLOOR, max_iter=1000, tol=1e-6)
+    _, history, converged = with_scales(
+        random_gmm("full"), RowsInMemory(x), 3, prior, NO_FLOOR, max_iter=1000, tol=1e-6
+    )
     assert converged
     assert np.diff(history).min() > -1e-6
 

@@ -21,6 +21,7 @@ from jgmm.errors import InputError
 from jgmm.registry import COVARIANCES
 
 K, D = 3, 4
+SMALL = [family for family in COVARIANCES if arithmetic_of(family)]
 
 
 def table(x, family, prior=None, floor=None):
@@ -32,7 +33,7 @@ def arrays(mixture):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("family", COVARIANCES)
+@pytest.mark.parametrize("family", SMALL)
 @pytest.mark.parametrize(
     "prior",
     [
@@ -59,7 +60,7 @@ def test_the_steps_are_those_in_jax(family, prior, rng):
         np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-12)
 
 
-@pytest.mark.parametrize("family", COVARIANCES)
+@pytest.mark.parametrize("family", SMALL)
 def test_long_tables_take_a_component_after_the_other(family, rng, monkeypatch):
     x = rng.normal(size=(500, D))
     r = rng.dirichlet(np.ones(K), size=500).T * (rng.random(500) > 0.2)
@@ -91,7 +92,7 @@ def test_kmeans_finds_clusters_and_takes_rows_that_coincide(rng):
     assert kmeans(rng, np.ones((10, 2)), 3).shape == (10,)
 
 
-@pytest.mark.parametrize("family", COVARIANCES)
+@pytest.mark.parametrize("family", SMALL)
 def test_moves_leave_a_poor_maximum(family, rng):
     """Two components on one cluster and one on two: a few iterations after the first move it is put right."""
     centers = np.array([[0, 0], [20, 0], [0, 20]])
