@@ -273,7 +273,7 @@ def _scaled(options: Options, codes: Codes, state: EMState) -> GMM:
     asked = em_options(options, codes, x)
     gmm, history, converged = with_scales(
         state.gmm,
-        RowsInMemory(x, options.chunk_size),
+        RowsInMemory(x, asked=options.chunk_size),
         options.scales,
         *as_arrays(state.prior, asked["floor"], x.dtype),
         max_iter=options.max_iter,

@@ -66,38 +66,41 @@ class LowRank(Covariance):
         """U = ψ^(−1/2) W."""
         return self.factors / jnp.sqrt(self.noise)[:, :, None]
 
-    def _root(self) -> Float[Array, "#k r r"]:
-        """The lower Cholesky factors of M = I + Uᵀ U."""
+    def _inverse_root(self) -> Float[Array, "#k r r"]:
+        """L⁻¹ with M = I + Uᵀ U = L Lᵀ."""
         u = self._scaled_factors()
-        gram = einsum("kdr,kds->krs", u, u)
-        return jnp.linalg.cholesky(jnp.eye(gram.shape[1], dtype=gram.dtype)[None] + gram, symmetrize_input=False)
+        eye = jnp.eye(u.shape[2], dtype=u.dtype)
+
+        def component(gram: Array) -> Array:
+            return solve_triangular(jnp.linalg.cholesky(eye + gram, symmetrize_input=False), eye, lower=True)
+
+        # One at a time: batches of LAPACK's routines beside other loops can stop XLA's threads on CPUs for good.
+        return jax.lax.map(component, einsum("kdr,kds->krs", u, u))
+
+    def _explainer(self) -> Float[Array, "#k r d"]:
+        """C = L⁻¹ Wᵀ ψ⁻¹, so that δᵀ Σ⁻¹ δ = δᵀ ψ⁻¹ δ − |C δ|²."""
+        return einsum("krs,kds->krd", self._inverse_root(), self.factors / self.noise[:, :, None])
 
     def _projector(self) -> Float[Array, "#k r d"]:
         """β = M⁻¹ Wᵀ ψ⁻¹: E[factors | x] = β (x − μ)."""
-        weighed = self.factors / self.noise[:, :, None]
-        return jax.vmap(lambda root, w: cho_solve((root, True), w.T))(self._root(), weighed)
-
-    def _explainer(self) -> Float[Array, "#k r d"]:
-        """C = L⁻¹ Wᵀ ψ⁻¹ with M = L Lᵀ, so that δᵀ Σ⁻¹ δ = δᵀ ψ⁻¹ δ − |C δ|²."""
-        weighed = self.factors / self.noise[:, :, None]
-        return jax.vmap(lambda root, w: solve_triangular(root, w.T, lower=True))(self._root(), weighed)
+        return einsum("ksr,ksd->krd", self._inverse_root(), self._explainer())
 
     def log_det(self) -> Float[Array, " #k"]:
-        diagonal = jnp.diagonal(self._root(), axis1=1, axis2=2)
-        return jnp.log(self.noise).sum(axis=1) + 2 * jnp.log(diagonal).sum(axis=1)
+        diagonal = jnp.diagonal(self._inverse_root(), axis1=1, axis2=2)
+        return jnp.log(self.noise).sum(axis=1) - 2 * jnp.log(diagonal).sum(axis=1)
 
     def squared_mahalanobis(self, means: Float[Array, "k d"]) -> Callable[[Float[Array, "n d"]], Float[Array, "n k"]]:
         by_noise, explainer, origin = squared_distances(means, 1 / self.noise), self._explainer(), middle(means)
         k, d = means.shape
         every = jnp.broadcast_to(explainer, (k, *explainer.shape[1:]))
-        u, root = (jnp.broadcast_to(a, (k, *a.shape[1:])) for a in (self._scaled_factors(), self._root()))
+        u, inverse = (jnp.broadcast_to(a, (k, *a.shape[1:])) for a in (self._scaled_factors(), self._inverse_root()))
         deviation = jnp.broadcast_to(jnp.sqrt(self.noise), (k, d))
         shift = einsum("krd,kd->kr", every, means - origin)
 
         def exact(x: Array, i: Array) -> Float[Array, " n"]:
             # |y − U f|² + |f|² with f = E[factors | x] is the distance, as a sum of squares.
             y = (x - means[i][None]) / deviation[i][None]
-            f = cho_solve((root[i], True), matmul(y, u[i]).T).T
+            f = matmul(matmul(matmul(y, u[i]), inverse[i].T), inverse[i])
             return ((y - matmul(f, u[i].T)) ** 2).sum(axis=1) + (f**2).sum(axis=1)
 
         def distances(x: Float[Array, "n d"]) -> Float[Array, "n k"]:
@@ -155,11 +158,12 @@ class LowRank(Covariance):
         cross = scatter[:, :, :-1] + believed[:, :, None] * projector.swapaxes(1, 2)
         cross = cross / total[:, None, None]
         diagonal = (jnp.maximum(scatter[:, :, -1], 0) + believed) / total[:, None]
-        eye = jnp.eye(cross.shape[2], dtype=cross.dtype)
-        left = jax.vmap(lambda root: cho_solve((root, True), eye))(self._root())
-        spread = left + einsum("krd,kds->krs", projector, cross)
-        spread = 0.5 * (spread + spread.swapaxes(1, 2))
-        factors = jax.vmap(lambda c, t: cho_solve((jnp.linalg.cholesky(c), True), t.T).T)(spread, cross)
+        inverse = self._inverse_root()
+        # E[f fᵀ], the mean over rows.
+        spread = einsum("ksr,kst->krt", inverse, inverse) + einsum("krd,kds->krs", projector, cross)
+        factors = jax.lax.map(
+            lambda leaf: cho_solve((jnp.linalg.cholesky(leaf[0]), True), leaf[1].T).T, (spread, cross)
+        )
         noise = jnp.maximum(diagonal - (factors * cross).sum(axis=2), jnp.finfo(cross.dtype).tiny)
         return type(self)(factors, noise + floor.absolute)
 
@@ -183,9 +187,7 @@ class LowRank(Covariance):
         known, rest = self.marginal(given), self.marginal(features)
         explained = einsum("krb,kb->kr", known._projector(), deviation)
         # What is left of the factors has the covariance M⁻¹ = L⁻ᵀ L⁻¹.
-        left = jax.vmap(lambda root, w: solve_triangular(root, w.T, lower=True).T)(
-            jnp.broadcast_to(known._root(), (rest.noise.shape[0], *known._root().shape[1:])), rest.factors
-        )
+        left = einsum("kar,ksr->kas", rest.factors, known._inverse_root())
         return einsum("kar,kr->ka", rest.factors, explained), type(self)(left, rest.noise)
 
     def unconstrained(self, epsilon: float) -> Float[Array, "#k m"]:
@@ -230,7 +232,7 @@ def _of_gram_jvp(inverse: bool, primals: tuple[Array], tangents: tuple[Array]) -
 
 
 def _eigen(gram: Float[Array, "k r r"]) -> tuple[Float[Array, "k r"], Float[Array, "k r r"]]:
-    values, vectors = jnp.linalg.eigh(gram)
+    values, vectors = jax.lax.map(lambda one: tuple(jnp.linalg.eigh(one)), gram)
     return jnp.sqrt(1 + jnp.maximum(values, 0)), vectors
 
 

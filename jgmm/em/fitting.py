@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from jgmm.covariance.base import Family, Scales, identity_of
 from jgmm.covariance.prior import Floor, Prior, as_arrays
+from jgmm.em.initializers import mean_and_variance
 from jgmm.em.loop import EMState, check_enough, check_lengths, check_prior, run_em
 from jgmm.em.rows import RowsInMemory
 from jgmm.em.scales import with_scales
@@ -82,6 +83,7 @@ def fit_em(
     prior: Prior | None = None,
     floor: Floor | None = None,
     chunk_size: int | None = None,
+    sample_weight: ArrayLike | None = None,
     start: GMM | None = None,
     callback: Callable[[EMState], None] | None = None,
 ) -> EMFit:
@@ -115,6 +117,9 @@ def fit_em(
         floor: Of the variances; None is 1e-8, and 1e-6 for larger tables in float32; full matrices get what the dtype
             of the arithmetic needs besides.
         chunk_size: Rows taken at a time; None chooses by K and D.
+        sample_weight: How often every row counts [N], zero or more: weights that are whole numbers are as good as copies
+            of rows. Priors, and what is too few rows for a component, are in the same units. Initializers and encoders
+            of your own see the rows alone.
         start: A mixture of x to start from instead of clustering.
         callback: Called with the `EMState` at every start, after every iteration, and after every move that is kept.
     Raises:
@@ -128,6 +133,7 @@ def fit_em(
     (True, 3, -1.2)
     """
     key, rows = as_key(key), as_rows(x)
+    rows, weight = _weighed(rows, sample_weight)
     k = _number_of_components(k, start)
     check_enough(rows.shape[0], k)
     check_lengths(max_iter, n_init, tol, chunk_size)
@@ -146,8 +152,8 @@ def fit_em(
     same: dict[str, Any] = {"k": k, "n_init": n_init, "max_iter": max_iter, "tol": tol, "prior": prior, "floor": floor}
     same["callback"] = callback
     if arithmetic is not None:
-        return _fit_small(key, rows, kind, units, arithmetic, **same)
-    found = _encoder(kind, units, rows)
+        return _fit_small(key, rows, weight, kind, units, arithmetic, **same)
+    found = _encoder(kind, units, rows, weight)
     z, log_residual = encode_with_residual(found, rows)
     state = run_em(
         key,
@@ -155,15 +161,16 @@ def fit_em(
         covariance_type=covariance_type,
         init=init,
         # Clusters are those of x where codes are turned.
-        metric=_metrics(z, found) if isinstance(found, Standardize | Identity) else found.code_variances(),
+        metric=_metrics(z, weight, found) if isinstance(found, Standardize | Identity) else found.code_variances(),
         chunk_size=chunk_size,
+        sample_weight=weight,
         start=None if start is None else _start(start, found, z),
         **same,
     )
-    offset = float(found.log_det() + log_residual.mean()) if found.has_density else 0.0
+    offset = float(found.log_det() + jnp.average(log_residual, weights=weight)) if found.has_density else 0.0
     gmm, history, converged = state.gmm, state.history, state.converged
     if scales > 1:
-        z_rows = RowsInMemory(z, chunk_size)
+        z_rows = RowsInMemory(z, weight, chunk_size)
         gmm, further, converged = with_scales(gmm, z_rows, scales, state.prior, floor, max_iter=max_iter, tol=tol)
         history = history + further
     history = [objective + offset for objective in history]
@@ -173,21 +180,46 @@ def fit_em(
     return EMFit(of_x, Identity(of_x.d), history, converged)
 
 
+def _weighed(
+    rows: Float[Array, "n d"], sample_weight: ArrayLike | None
+) -> tuple[Float[Array, "m d"], Float[Array, " m"] | None]:
+    """The rows that count, and how often; None for once each. Raises InputError for what are no weights."""
+    if sample_weight is None:
+        return rows, None
+    weight = as_floats("sample_weight", sample_weight, rows.dtype).astype(rows.dtype)
+    check(weight.shape == rows.shape[:1], f"sample_weight must have shape {rows.shape[:1]}, got {weight.shape}.")
+    if is_traced(weight):
+        return rows, weight
+    check(bool((weight >= 0).all()), "sample_weight must not be negative.")
+    counted = np.asarray(weight > 0)
+    check(bool(counted.any()), "sample_weight is zero for all rows: there is nothing to fit.")
+    return (rows, weight) if counted.all() else (rows[counted], weight[counted])
+
+
 def _fit_small(
-    key: PRNGKeyArray, rows: Float[Array, "n d"], kind: Any, scales: set[Scales], arithmetic: Arithmetic, **options: Any
+    key: PRNGKeyArray,
+    rows: Float[Array, "n d"],
+    weight: Float[Array, " n"] | None,
+    kind: Any,
+    scales: set[Scales],
+    arithmetic: Arithmetic,
+    **options: Any,
 ) -> EMFit:
     """`fit_em` in NumPy."""
     x = np.asarray(rows, np.float64)
+    w = None if weight is None else np.asarray(weight, np.float64)
     middle, scale = np.zeros(x.shape[1]), np.ones(x.shape[1])
     if kind is not Identity and "none" not in scales:
-        middle, scale = on_host(x, "common" in scales, kind is robust)
-    found = fit_small(key, x, middle, scale, arithmetic, dtype=rows.dtype, **options)
+        middle, scale = on_host(x, w, "common" in scales, kind is robust)
+    w = np.ones(len(x)) if w is None else w
+    found = fit_small(key, x, w, middle, scale, arithmetic, dtype=rows.dtype, **options)
     return EMFit(found.gmm, Identity(found.gmm.d), found.history, found.converged)
 
 
-def _metrics(z: Float[Array, "n d"], encoder: Standardize | Identity) -> np.ndarray:
+def _metrics(z: Float[Array, "n d"], weight: Float[Array, " n"] | None, encoder: Standardize | Identity) -> np.ndarray:
     scale = np.sqrt(np.asarray(encoder.code_variances(), np.float64))
-    return clustering_units(np.asarray(z.std(axis=0), np.float64), scale) ** -2
+    deviation = np.sqrt(np.asarray(mean_and_variance(z, weight)[1], np.float64))
+    return clustering_units(deviation, scale) ** -2
 
 
 def as_rows(x: ArrayLike) -> Float[Array, "n d"]:
@@ -239,7 +271,7 @@ def _blank_codes(encoder: Encoder, dtype: Any) -> tuple[Array, Array]:
     return jnp.zeros((1, encoder.n_codes), dtype), jnp.zeros((1, encoder.n_residual), dtype)
 
 
-def _encoder(kind: Any, scales: set[Scales], x: Float[Array, "n d"]) -> Encoder:
+def _encoder(kind: Any, scales: set[Scales], x: Float[Array, "n d"], weight: Float[Array, " n"] | None) -> Encoder:
     """The encoder asked for, with such scales as leave all families concerned as they are."""
     if isinstance(kind, Encoder):
         width = jax.eval_shape(lambda: kind.decode(*_blank_codes(kind, x.dtype))).shape[1]
@@ -248,7 +280,7 @@ def _encoder(kind: Any, scales: set[Scales], x: Float[Array, "n d"]) -> Encoder:
     fit = getattr(kind, "fit", kind)
     if kind not in (robust, Standardize):
         return fit(x)
-    return Identity.fit(x) if "none" in scales else fit(x, common="common" in scales)
+    return Identity.fit(x) if "none" in scales else fit(x, common="common" in scales, weight=weight)
 
 
 def _start(start: GMM, encoder: Encoder, z: Float[Array, "n d"]) -> GMM:

@@ -6,9 +6,10 @@ so that clusters are those of the pixels: in whitened codes the 3,000 faint dire
 that make clusters, and EM ends in a worse optimum of CIFAR-10.
 
 An initializer is a function (key, x, k, metric) that returns k centers [k, d], of which every row goes to the nearest,
-or the cluster of every row [n].
+or the cluster of every row [n]. One with a parameter `weight` is told how often every row counts [n], if not once.
 """
 
+import inspect
 from functools import partial
 from typing import Any
 
@@ -35,7 +36,12 @@ LEAST_ENERGY, ENERGY_DIRECTIONS, ENERGY_ROWS = 1e-3, 32, 6000
 
 
 def beginning(
-    key: PRNGKeyArray, x: Float[Array, "n d"], k: int, init: Any = "kmeans", metric: Array | None = None
+    key: PRNGKeyArray,
+    x: Float[Array, "n d"],
+    k: int,
+    init: Any = "kmeans",
+    metric: Array | None = None,
+    weight: Array | None = None,
 ) -> Array:
     """What an initializer, a name in `jgmm.registry.INITIALIZERS` or a function, finds: centers, or clusters.
 
@@ -43,7 +49,9 @@ def beginning(
         InputError: For an unknown name, and for a function that returns neither.
     """
     metric = jnp.ones(x.shape[1], x.dtype) if metric is None else metric
-    found = jnp.asarray(INITIALIZERS.resolve(init)(key, x, k, metric))
+    function = INITIALIZERS.resolve(init)
+    told = {"weight": weight} if weight is not None and "weight" in inspect.signature(function).parameters else {}
+    found = jnp.asarray(function(key, x, k, metric, **told))
     n, d = x.shape
     if found.shape == (n,) and jnp.issubdtype(found.dtype, jnp.integer):
         inside = is_traced(found) or bool(((found >= 0) & (found < k)).all())
@@ -78,13 +86,29 @@ def cluster_means(rows: Rows, clusters: Int[Array, " n"], *, k: int) -> Float[Ar
     return jnp.where(counts > 0, sums.first, sums.first.sum(axis=0)) / jnp.where(counts > 0, counts, counts.sum())
 
 
-def random(key: PRNGKeyArray, x: Float[Array, "n d"], k: int, metric: Float[Array, " d"]) -> Array:
-    """k different rows, uniformly."""
-    return x[jax.random.choice(key, x.shape[0], (k,), replace=False)]
+def random(
+    key: PRNGKeyArray, x: Float[Array, "n d"], k: int, metric: Float[Array, " d"], weight: Array | None = None
+) -> Array:
+    """k different rows, each as likely as it counts often."""
+    return x[jax.random.choice(key, x.shape[0], (k,), replace=False, p=_shares(weight))]
+
+
+def _shares(weight: Array | None) -> Array | None:
+    return None if weight is None else weight / weight.sum()
+
+
+def mean_and_variance(x: Float[Array, "n d"], weight: Array | None = None) -> tuple[Array, Array]:
+    """Those of every feature, of rows that count so often."""
+    if weight is None:
+        return x.mean(axis=0), x.var(axis=0)
+    mean = matmul(weight, x) / weight.sum()
+    return mean, matmul(weight, (x - mean[None]) ** 2) / weight.sum()
 
 
 @partial(jax.jit, static_argnames="k")
-def kmeans_plusplus(key: PRNGKeyArray, x: Float[Array, "n d"], k: int, metric: Float[Array, " d"]) -> Array:
+def kmeans_plusplus(
+    key: PRNGKeyArray, x: Float[Array, "n d"], k: int, metric: Float[Array, " d"], weight: Array | None = None
+) -> Array:
     """k rows, each drawn with probability proportional to its squared distance to the nearest one before.
 
     Arthur and Vassilvitskii, k-means++: the advantages of careful seeding (2007).
@@ -103,11 +127,12 @@ def kmeans_plusplus(key: PRNGKeyArray, x: Float[Array, "n d"], k: int, metric: F
         last, nearest = state
         nearest = jnp.minimum(nearest, to_row(last)).at[last].set(0)
         # Where every row coincides with a center there is nothing to choose by: any row will do.
-        log_odds = jnp.where(nearest.max() > 0, jnp.log(nearest), jnp.zeros(n, x.dtype))
+        log_odds = jnp.where(nearest.max() > 0, jnp.log(nearest), jnp.zeros(n, x.dtype)) + log_weight
         i = jax.random.categorical(key, log_odds)
         return (i, nearest), i
 
-    first = jax.random.randint(keys[0], (), 0, n)
+    log_weight = jnp.zeros(n, x.dtype) if weight is None else jnp.log(weight)
+    first = jax.random.choice(keys[0], n, p=_shares(weight))
     _, rest = jax.lax.scan(draw, (first, jnp.full(n, jnp.inf, x.dtype)), keys[1:])
     return x[jnp.concatenate([first[None], rest.astype(first.dtype)])]
 
@@ -129,34 +154,38 @@ class _Clusters(Additive):
 
 
 @partial(jax.jit, static_argnames="k")
-def kmeans(key: PRNGKeyArray, x: Float[Array, "n d"], k: int, metric: Float[Array, " d"]) -> Array:
+def kmeans(
+    key: PRNGKeyArray, x: Float[Array, "n d"], k: int, metric: Float[Array, " d"], weight: Array | None = None
+) -> Array:
     """Lloyd's algorithm from k-means++ seeds; a cluster left empty moves to the row farthest from its center.
 
     Stops after MAX_LLOYD rounds, or when the sum of squared distances falls by less than LLOYD_TOLERANCE of it.
     """
-    rows = RowsInMemory(x)
+    rows = RowsInMemory(x, weight)
 
     def improve(state: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
         rounds, centers, _, inertia = state
         found = _assigned(rows, centers, metric)
-        means = centers + found.first / jnp.maximum(found.counts, 1)[:, None]
+        means = centers + found.first / jnp.where(found.counts > 0, found.counts, 1)[:, None]
         # The j-th empty cluster takes the j-th farthest row.
         empty = found.counts == 0
         farthest, _ = found.farthest.nth(jnp.cumsum(empty) - 1)
         means = jnp.where(empty[:, None], farthest, means)
-        return rounds + 1, means, inertia, found.inertia / x.shape[0]
+        return rounds + 1, means, inertia, found.inertia / rows.total
 
     def unfinished(state: tuple[Array, Array, Array, Array]) -> Array:
         rounds, _, before, now = state
         return (rounds < 2) | ((rounds < MAX_LLOYD) & (before - now > LLOYD_TOLERANCE * now))
 
     infinite = jnp.array(jnp.inf, x.dtype)
-    seeds = kmeans_plusplus(key, x, k, metric)
+    seeds = kmeans_plusplus(key, x, k, metric, weight)
     return jax.lax.while_loop(unfinished, improve, (jnp.array(0), seeds, infinite, infinite))[1]
 
 
 @partial(jax.jit, static_argnames="k")
-def log_energy(key: PRNGKeyArray, x: Float[Array, "n d"], k: int, metric: Float[Array, " d"]) -> Int[Array, " n"]:
+def log_energy(
+    key: PRNGKeyArray, x: Float[Array, "n d"], k: int, metric: Float[Array, " d"], weight: Array | None = None
+) -> Int[Array, " n"]:
     """The clusters of k-means on the principal components of (y, log(ε + y²)), where y are standardized features.
 
     Components of diagonal mixtures of images differ in where they have how much variance, far more than in their means.
@@ -164,7 +193,8 @@ def log_energy(key: PRNGKeyArray, x: Float[Array, "n d"], k: int, metric: Float[
     components of all of them average out.
     """
     for_rows, for_directions, for_clusters = jax.random.split(key, 3)
-    middle, deviation = x.mean(axis=0, keepdims=True), x.std(axis=0, keepdims=True)
+    mean, variance = mean_and_variance(x, weight)
+    middle, deviation = mean[None], jnp.sqrt(variance)[None]
     unit = jnp.where(deviation > 0, deviation, 1)
 
     def features(rows: Array) -> Array:
@@ -172,12 +202,13 @@ def log_energy(key: PRNGKeyArray, x: Float[Array, "n d"], k: int, metric: Float[
         return jnp.concatenate([y, jnp.log(LEAST_ENERGY + y * y)], axis=1)
 
     n, d = x.shape
-    some = features(x[jax.random.choice(for_rows, n, (min(n, ENERGY_ROWS),), replace=False)])
+    chosen = jax.random.choice(for_rows, n, (min(n, ENERGY_ROWS),), replace=False, p=_shares(weight))
+    some = features(x[chosen])
     origin = some.mean(axis=0, keepdims=True)
     directions = principal_directions(for_directions, some - origin, min(2 * d, ENERGY_DIRECTIONS))
     energies = map_chunks(lambda rows: matmul(features(rows) - origin, directions), x)
     unweighted = jnp.ones(energies.shape[1], x.dtype)
-    label_of = nearest(kmeans(for_clusters, energies, k, unweighted), unweighted)
+    label_of = nearest(kmeans(for_clusters, energies, k, unweighted, weight), unweighted)
     return map_chunks(lambda rows: label_of(rows)[0], energies)
 
 

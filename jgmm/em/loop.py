@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from jgmm.covariance.base import Family, identity_of
 from jgmm.covariance.prior import Floor, Prior, as_arrays
-from jgmm.em.initializers import beginning
+from jgmm.em.initializers import beginning, mean_and_variance
 from jgmm.em.relocation import revive, split
 from jgmm.em.rows import RowsInMemory
 from jgmm.em.screening import no_bounds
@@ -75,10 +75,15 @@ class _Task:
     min_count: float
     learns: bool
 
+    @property
+    def total(self) -> float:
+        """How many rows count."""
+        return float(self.rows.total)
+
     def objective(self, gmm: GMM, prior: Prior) -> float:
         """Of the whole data, mean nats a row."""
         log_likelihood, penalty = objective(gmm, self.rows, prior, with_prior=says_something(prior))
-        return (float(log_likelihood) + float(penalty)) / self.rows.shape[0]
+        return (float(log_likelihood) + float(penalty)) / self.total
 
 
 def run_em(
@@ -95,6 +100,7 @@ def run_em(
     prior: Prior | Callable[[GMM, Array], Prior] | None = None,
     floor: Floor | None = None,
     chunk_size: int | None = None,
+    sample_weight: Float[Array, " n"] | None = None,
     min_count: float = 0.0,
     start: GMM | None = None,
     state: EMState | None = None,
@@ -107,6 +113,7 @@ def run_em(
             [M, D], which starts take in turns.
         prior: A prior, or a function that learns one from the mixture that EM starts from and the rows that its
             components explain (`jgmm.em.hierarchy`).
+        sample_weight: How often every row counts, above zero.
         min_count: Components that explain fewer rows than this are given up for halves of the largest ones, where that
             raises the objective; 0 moves those alone that explain none, to rows that are explained badly.
         start: A mixture to start from; of another family it is refitted once, with its responsibilities.
@@ -121,10 +128,12 @@ def run_em(
     _check(x, k, start)
     identity = identity_of(covariance_type or "diag")
     # A prior that is learned needs a mixture first, in which a cluster of one row has a variance.
-    first = Prior(strength=1.0, variance=x.var(axis=0).mean()) if callable(prior) else prior
+    rows = RowsInMemory(x, sample_weight, chunk_size)
+    variance = mean_and_variance(x, sample_weight)[1].mean()
+    first = Prior(strength=1.0, variance=variance) if callable(prior) else prior
     first, floor = as_arrays(first, floor, x.dtype)
     check_prior(first, k, x.shape[1])
-    task = _Task(RowsInMemory(x, chunk_size), floor, tol, min_count, learns=callable(prior))
+    task = _Task(rows, floor, tol, min_count, learns=callable(prior))
     weights = jnp.atleast_2d(jnp.ones(x.shape[1], x.dtype) if metric is None else jnp.asarray(metric, x.dtype))
 
     def watch(state: EMState) -> None:
@@ -134,13 +143,13 @@ def run_em(
     def begin(restart: int, best: EMState | None = None) -> EMState:
         if start is None:
             metric = weights[restart % len(weights)]
-            found = beginning(jax.random.fold_in(key, restart), x, k, init, metric)
+            found = beginning(jax.random.fold_in(key, restart), x, k, init, metric, sample_weight)
             gmm = from_beginning(task.rows, found, metric, first, floor, k=k, identity=identity)
         elif covariance_type is None or start.covariance.name == identity(k, x.shape[1], x.dtype).name:
             gmm = start
         else:
             gmm = in_family(start, task.rows, first, floor, identity=identity)
-        used = prior(gmm, x.shape[0] * gmm.weights) if callable(prior) else first
+        used = prior(gmm, rows.total * gmm.weights) if callable(prior) else first
         jax.block_until_ready(gmm)  # so that whoever times iterations does not time this
         state = EMState(gmm, no_bounds(gmm, x.shape[0]), as_arrays(used, floor, x.dtype)[0], restart, best=best)
         watch(state)
@@ -159,8 +168,7 @@ def run_em(
 
 def _iterate(task: _Task, state: EMState) -> EMState:
     """One iteration; components that it leaves dead are re-seeded where that helps."""
-    n = task.rows.shape[0]
-    prior = state.prior
+    n, prior = task.total, state.prior
     step = em_step(state.gmm, task.rows, prior, task.floor, state.bounds, with_prior=says_something(prior))
     mean = float(step.log_likelihood) / n
     value = mean + float(step.log_prior) / n
@@ -169,7 +177,7 @@ def _iterate(task: _Task, state: EMState) -> EMState:
     place = (_halves if task.min_count > 0 else _revived)(task, state, step)
     gmm, bounds, moved = step.gmm, step.bounds, place.moved
     if moved > 0:
-        gmm, prior, bounds = place.gmm, place.prior, no_bounds(place.gmm, n)
+        gmm, prior, bounds = place.gmm, place.prior, no_bounds(place.gmm, task.rows.shape[0])
     change = value - state.history[-1] if state.history else np.inf
     return replace(
         state,
@@ -198,7 +206,8 @@ class _Place(NamedTuple):
 
 def _revived(task: _Task, state: EMState, step: Step) -> _Place:
     """Components that have just died, moved to rows that are explained badly."""
-    dead = _n_dead(np.asarray(step.counts)) - _n_dead(state.counts)
+    few = DEAD * float(task.rows.least)
+    dead = _n_below(few, np.asarray(step.counts)) - _n_below(few, state.counts)
     if dead > 0:
         gmm = revive(step.gmm, task.rows, step.counts)
         if task.objective(gmm, state.prior) > task.objective(step.gmm, state.prior):
@@ -236,8 +245,8 @@ def says_something(prior: Prior) -> bool:
     return bool(prior.strength > 0 or prior.mean_strength > 0)
 
 
-def _n_dead(counts: np.ndarray | None) -> int:
-    return 0 if counts is None else int((counts < DEAD).sum())
+def _n_below(few: float, counts: np.ndarray | None) -> int:
+    return 0 if counts is None else int((counts < few).sum())
 
 
 def check_finite(finite: bool | np.bool_, dtype: jnp.dtype) -> None:

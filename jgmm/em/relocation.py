@@ -25,9 +25,9 @@ def revive(gmm: GMM, rows: Rows, counts: Float[Array, " k"]) -> GMM:
         log_p = map_chunks(joint, x)
         return Largest.of(gmm.k, -jax.nn.logsumexp(log_p, axis=1), weight, x, jnp.argmax(log_p, axis=1))
 
-    dead = counts < DEAD
+    dead = counts < DEAD * rows.least
     row, parent = rows.sum(chunk, chunk_size(gmm.k)).nth(jnp.cumsum(dead) - 1)
-    weights = jnp.where(dead, 1 / rows.shape[0], gmm.weights)
+    weights = jnp.where(dead, rows.least / rows.total, gmm.weights)
     means = jnp.where(dead[:, None], row, gmm.means)
     covariance = jax.tree.map(lambda leaf: _adopted(leaf, dead, parent), gmm.covariance)
     return GMM(jnp.log(weights / weights.sum()), means, covariance)
@@ -52,7 +52,7 @@ def split(
         return jnp.stack([(r * jnp.where(r > 0, log_p, 0)).sum(axis=0), r.sum(axis=0)])
 
     sums = rows.sum(total, chunk_size(gmm.k))
-    average = sums[0] / jnp.maximum(sums[1], 1)
+    average = sums[0] / jnp.where(sums[1] > 0, sums[1], 1)
     halved = jnp.zeros(gmm.k, bool).at[parent].max(small)
 
     def responsibilities(x: Array) -> Array:

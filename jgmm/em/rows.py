@@ -2,7 +2,7 @@
 
 `rows.sum(f)` is Σ f(rows, weights) over chunks of rows, for an f whose values add: `Statistics`, `CompensatedSum`,
 `Largest`, or plain arrays. Rows in memory are one implementation; who adds, and where the rows come from, is its own
-business. A weight is one, or zero for a row that another chunk has had.
+business. A weight is how often a row counts, one where nothing else is said, and zero for a row that another chunk has had.
 """
 
 import abc
@@ -34,6 +34,16 @@ class Rows(abc.ABC):
     def dtype(self) -> jnp.dtype:
         """Of the rows, and of what is computed from them."""
 
+    @property
+    @abc.abstractmethod
+    def total(self) -> Any:
+        """The sum of all weights."""
+
+    @property
+    @abc.abstractmethod
+    def least(self) -> Any:
+        """The smallest weight of a row."""
+
     @abc.abstractmethod
     def sum(self, f: Callable[[Float[Array, "c d"], Float[Array, " c"]], S], chunk_size: int) -> S:
         """Σ over chunks of f(rows, weights), of about `chunk_size` rows where the user has not asked for others."""
@@ -52,16 +62,18 @@ class RowsInMemory(Rows):
 
     Attributes:
         x: The rows.
+        weight: How often each counts, above zero; None for once.
         asked: Rows taken at a time, if the user has asked for a number.
 
     >>> import jax.numpy as jnp
     >>> from jgmm.em.rows import RowsInMemory
-    >>> rows = RowsInMemory(jnp.ones((10, 2)), 4)
+    >>> rows = RowsInMemory(jnp.ones((10, 2)), asked=4)
     >>> float(rows.sum(lambda x, weights: (weights @ x).sum(), chunk_size=8))
     20.0
     """
 
     x: Float[Array, "n d"]
+    weight: Float[Array, " n"] | None = None
     asked: int | None = field(default=None, metadata={"static": True})
 
     @property
@@ -72,14 +84,27 @@ class RowsInMemory(Rows):
     def dtype(self) -> jnp.dtype:
         return self.x.dtype
 
+    @property
+    def total(self) -> Any:
+        return self.x.shape[0] if self.weight is None else self.weight.sum()
+
+    @property
+    def least(self) -> Any:
+        return 1.0 if self.weight is None else self.weight.min()
+
     def sum(self, f: Callable[[Float[Array, "c d"], Float[Array, " c"]], S], chunk_size: int) -> S:
-        return sum_chunks(f, self.x, self.asked or chunk_size)
+        if self.weight is None:
+            return sum_chunks(f, self.x, self.asked or chunk_size)
+        return sum_chunks(lambda part, new: f(part[0], part[1] * new), (self.x, self.weight), self.asked or chunk_size)
 
     def sum_with_state(
         self, f: Callable[[Array, Array, Array], tuple[S, Array]], state: Shaped[Array, "k n"], chunk_size: int
     ) -> tuple[S, Shaped[Array, "k n"]]:
-        def chunk(carry: tuple[S, Array], start: Array, part: Array, weight: Array) -> tuple[S, Array]:
+        def chunk(carry: tuple[S, Array], start: Array, part: Array, new: Array) -> tuple[S, Array]:
             total, state = carry
+            weight = new
+            if self.weight is not None:
+                weight = new * jax.lax.dynamic_slice_in_dim(self.weight, start, part.shape[0])
             known = jax.lax.dynamic_slice_in_dim(state, start, part.shape[0], axis=1)
             found, known = f(part, weight, known)
             return total + found, jax.lax.dynamic_update_slice_in_dim(state, known, start, axis=1)
@@ -107,7 +132,7 @@ class Largest:
 
     @classmethod
     def of(cls, k: int, score: Array, weight: Array, row: Array, label: Array) -> "Largest":
-        """The k rows of the largest scores among those of weight one."""
+        """The k rows of the largest scores among those that count."""
         return cls(score, weight > 0, row, label)._best(k)
 
     def __add__(self, other: "Largest") -> "Largest":

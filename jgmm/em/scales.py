@@ -103,9 +103,9 @@ def scaled_step(
         log_likelihood = jax.nn.logsumexp(log_p, axis=(1, 2))
         r = jnp.exp(log_p - log_likelihood[:, None, None])
         kept = (r.sum(axis=2, keepdims=True) > negligible(shapes.k, r.dtype)) & (weight > 0)[:, None, None]
-        r = jnp.where(kept, r, 0)
+        r = jnp.where(kept, r, 0) * weight[:, None, None]
         a = (r / mixture.scales[None, None]).sum(axis=2)
-        seen = jnp.where(weight > 0, log_likelihood, 0)
+        seen = jnp.where(weight > 0, weight * log_likelihood, 0)
         return _Sums(collect(shapes, x, a, seen, jnp.zeros((), x.dtype)), r.sum(axis=0))
 
     sums = rows.sum(chunk, chunk_size(mixture.log_weights.size))
@@ -146,12 +146,12 @@ def with_scales(
     check(
         own, f"scales are those of covariances of their own, {gmm.covariance.name!r} has one for all: choose another."
     )
-    mixture, converged = ScaledGMM.of(gmm, n), False
+    mixture, converged, total = ScaledGMM.of(gmm, n), False, float(rows.total)
     history: list[float] = []
     while len(history) < max_iter and not converged:
         mixture, log_likelihood, penalty = scaled_step(mixture, rows, prior, floor, with_prior=says_something(prior))
-        mean = float(log_likelihood) / rows.shape[0]
-        history.append(mean + float(penalty) / rows.shape[0])
+        mean = float(log_likelihood) / total
+        history.append(mean + float(penalty) / total)
         check_finite(np.isfinite(history[-1]), rows.dtype)
         if callback is not None:
             callback(len(history), mean)

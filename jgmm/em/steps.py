@@ -28,7 +28,7 @@ from jgmm.numerics.summation import CompensatedSum
 
 # About this many pairs (row, component) are taken at a time, of at most so many rows.
 PAIRS, ROWS = 2**23, 2**16
-# A component is dead when it explains less than this many rows.
+# A component is dead when it explains less than this many rows, of the least weight.
 DEAD = 0.1
 
 
@@ -56,13 +56,14 @@ def _screened_e_step(
 
 
 def _weighed(gmm: GMM, x: Array, weight: Array, log_p: Array, upper: Array) -> Statistics:
-    """The statistics of rows with weights one or zero, given log-joint densities and upper bounds on them."""
+    """The statistics of rows that count so often, given log-joint densities and upper bounds on them."""
     log_likelihood = jax.nn.logsumexp(log_p, axis=1)
     r = jnp.exp(log_p - log_likelihood[:, None])
     kept = (r > negligible(gmm.k, r.dtype)) & (weight > 0)[:, None]
     # A row of weight zero must not count even where its density is not finite.
     lost = jnp.where(kept | (weight == 0)[:, None], 0, jnp.exp(upper - log_likelihood[:, None]))
-    return collect(gmm, x, jnp.where(kept, r, 0), jnp.where(weight > 0, log_likelihood, 0), lost.sum())
+    seen = jnp.where(weight > 0, weight * log_likelihood, 0)
+    return collect(gmm, x, jnp.where(kept, r, 0) * weight[:, None], seen, (lost * weight[:, None]).sum())
 
 
 def chunk_size(k: int) -> int:
@@ -148,7 +149,7 @@ def objective(gmm: GMM, rows: Rows, prior: Prior, *, with_prior: bool = True) ->
 
     def chunk(x: Array, weight: Array) -> CompensatedSum:
         log_likelihood = jax.nn.logsumexp(map_chunks(joint, x), axis=1)
-        return CompensatedSum.of(jnp.where(weight > 0, log_likelihood, 0))
+        return CompensatedSum.of(jnp.where(weight > 0, weight * log_likelihood, 0))
 
     return rows.sum(chunk, chunk_size(gmm.k)), log_prior(gmm, prior) if with_prior else jnp.zeros((), rows.dtype)
 

@@ -38,10 +38,13 @@ class Standardize(Encoder):
     name: ClassVar[str] = "standardize"
 
     @classmethod
-    def fit(cls, x: Float[Array, "n p"], common: bool = False) -> "Standardize":
-        """The mean and deviation (divisor N) of every feature; with `common` one deviation, that of all features
-        pooled, which keeps spherical covariances spherical. A constant feature keeps its scale."""
-        return _on_device(x, common, False)
+    def fit(
+        cls, x: Float[Array, "n p"], common: bool = False, weight: Float[Array, " n"] | None = None
+    ) -> "Standardize":
+        """The mean and deviation (divisor N) of every feature, of rows that count so often; with `common` one
+        deviation, that of all features pooled, which keeps spherical covariances spherical. A constant feature keeps
+        its scale."""
+        return _on_device(x, weight, common, False)
 
     @property
     def n_codes(self) -> int:
@@ -84,7 +87,7 @@ class Standardize(Encoder):
         return covariance.scales == "features"
 
 
-def robust(x: Float[Array, "n p"], common: bool = False) -> Standardize:
+def robust(x: Float[Array, "n p"], common: bool = False, weight: Float[Array, " n"] | None = None) -> Standardize:
     """The median of every feature, and its interquartile range in units of that of a normal distribution; the deviation
     where the range is zero. With `common` one unit, the root mean square of all of them.
 
@@ -93,30 +96,39 @@ def robust(x: Float[Array, "n p"], common: bool = False) -> Standardize:
     >>> robust(jnp.array([[0.0], [1.0], [2.0], [3.0], [1e6]])).mean.tolist()
     [2.0]
     """
-    return _on_device(x, common, True)
+    return _on_device(x, weight, common, True)
 
 
 @jax.jit
-def _on_device(x: Float[Array, "n p"], common: bool | Array, by_quartiles: bool | Array) -> Standardize:
-    return Standardize(*_middle_and_scale(jnp, x, common, by_quartiles))
+def _on_device(
+    x: Float[Array, "n p"], weight: Float[Array, " n"] | None, common: bool | Array, by_quartiles: bool | Array
+) -> Standardize:
+    return Standardize(*_middle_and_scale(jnp, x, weight, common, by_quartiles))
 
 
-def on_host(x: np.ndarray, common: bool, by_quartiles: bool) -> tuple[np.ndarray, np.ndarray]:
+def on_host(
+    x: np.ndarray, weight: np.ndarray | None, common: bool, by_quartiles: bool
+) -> tuple[np.ndarray, np.ndarray]:
     """Mean and scale of `Standardize.fit` or `robust` in NumPy: for a table that is not worth compiling for."""
-    return _middle_and_scale(np, x, common, by_quartiles)
+    return _middle_and_scale(np, x, weight, common, by_quartiles)
 
 
-def _middle_and_scale(xp: Any, x: Any, common: Any, by_quartiles: Any) -> tuple[Any, Any]:
+def _middle_and_scale(xp: Any, x: Any, weight: Any, common: Any, by_quartiles: Any) -> tuple[Any, Any]:
     # Divided by the largest value first, so that no square overflows or vanishes; the mean is taken twice, the second
     # time of what the first has left, so that it keeps its digits far from the origin.
     size = xp.abs(x).max(axis=0)
     unit = xp.where(size > 0, size, 1)
     y = x / unit[None]
-    first = y.mean(axis=0)
-    mean = first + (y - first[None]).mean(axis=0)
-    deviation = xp.sqrt(((y - mean[None]) ** 2).mean(axis=0))
+    share = None if weight is None else weight[:, None] / weight.sum()
+
+    def average(y: Any) -> Any:
+        return y.mean(axis=0) if share is None else (share * y).sum(axis=0)
+
+    first = average(y)
+    mean = first + average(y - first[None])
+    deviation = xp.sqrt(average((y - mean[None]) ** 2))
     varies = deviation > CONSTANT * xp.finfo(x.dtype).eps * xp.abs(mean)
-    low, middle, high = xp.quantile(x, xp.array([0.25, 0.5, 0.75], x.dtype), axis=0)
+    low, middle, high = _quantiles(xp, x, weight, (0.25, 0.5, 0.75))
     spread = deviation * unit
     quartiles = (high - low) / NORMAL_RANGE
     spread = xp.where(by_quartiles & (quartiles > 0), quartiles, spread)
@@ -125,3 +137,26 @@ def _middle_and_scale(xp: Any, x: Any, common: Any, by_quartiles: Any) -> tuple[
     own = xp.where(varies, spread, 1)
     shared = xp.where(varies.any(), pooled, 1)
     return xp.where(by_quartiles, middle, mean * unit), xp.where(common, shared, own)
+
+
+def _quantiles(xp: Any, x: Any, weight: Any, q: tuple[float, ...]) -> list[Any]:
+    """Of rows that count so often: of w copies of each where these are whole numbers, and of as many as there are rows
+    in all where they are not."""
+    if weight is None:
+        return list(xp.quantile(x, xp.array(q, x.dtype), axis=0))
+    n = x.shape[0]
+    whole = (weight == xp.round(weight)).all()
+    copies = xp.where(whole, weight, weight * (n / weight.sum()))
+    order = xp.argsort(x, axis=0)
+    values, ends = xp.take_along_axis(x, order, axis=0), xp.cumsum(copies[order], axis=0)
+
+    def at(place: Any) -> Any:
+        index = xp.minimum((ends <= place).sum(axis=0), n - 1)
+        return xp.take_along_axis(values, index[None], axis=0)[0]
+
+    found = []
+    for share in q:
+        place = (copies.sum() - 1) * share
+        below = xp.floor(place)
+        found.append(at(below) + (place - below) * (at(below + 1) - at(below)))
+    return found

@@ -64,7 +64,7 @@ def test_the_objective_never_falls(family, strength, digits):
 def test_chunks_do_not_change_the_statistics(family, digits):
     x = jnp.asarray(digits)
     gmm = fit(x, covariance_type=family, max_iter=1).gmm
-    whole, parts = e_step(gmm, RowsInMemory(x)), e_step(gmm, RowsInMemory(x, 470))
+    whole, parts = e_step(gmm, RowsInMemory(x)), e_step(gmm, RowsInMemory(x, asked=470))
     assert float(whole.log_likelihood) == pytest.approx(float(parts.log_likelihood), rel=1e-12)
     np.testing.assert_allclose(parts.counts, whole.counts, rtol=1e-10)
     np.testing.assert_allclose(parts.first, whole.first, rtol=1e-8, atol=1e-8)
@@ -164,7 +164,7 @@ def test_another_family_takes_over_the_responsibilities(digits):
     x = jnp.asarray(digits, jnp.float32)
     gmm = fit(x, covariance_type="diag", max_iter=10).gmm
     arrays = as_arrays(None, None, x.dtype)
-    full = in_family(gmm, RowsInMemory(x, 400), *arrays, identity=identity_of("full"))
+    full = in_family(gmm, RowsInMemory(x, asked=400), *arrays, identity=identity_of("full"))
     r = np.asarray(gmm.responsibilities(x), np.float64)
     np.testing.assert_allclose(np.exp(full.log_weights), r.mean(axis=0), rtol=1e-4)
     mean = (r.T @ digits) / r.sum(axis=0)[:, None]

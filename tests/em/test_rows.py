@@ -24,7 +24,7 @@ def test_the_state_of_every_row_is_kept(rng):
     def f(x, weight, state):
         return weight.sum(), state + x[:, 0][None]
 
-    total, seen = jax.jit(lambda s: RowsInMemory(x, 20).sum_with_state(f, s, 8))(state)
+    total, seen = jax.jit(lambda s: RowsInMemory(x, asked=20).sum_with_state(f, s, 8))(state)
     assert float(total) == 50
     # A row that two chunks hold has been visited twice.
     visits = np.round(np.asarray(seen[0] / x[:, 0]))

@@ -52,7 +52,7 @@ def iterate(gmm, x, iterations, bounds):
     prior, floor = as_arrays(Prior(strength=20.0), None, x.dtype)
     steps = []
     for _ in range(iterations):
-        steps.append(em_step(gmm, RowsInMemory(x, 1100), prior, floor, bounds))
+        steps.append(em_step(gmm, RowsInMemory(x, asked=1100), prior, floor, bounds))
         gmm, bounds = steps[-1].gmm, steps[-1].bounds
     return steps
 

@@ -25,7 +25,7 @@ SMALL = [family for family in COVARIANCES if arithmetic_of(family)]
 
 
 def table(x, family, prior=None, floor=None):
-    return Table(x, arithmetic_of(family), Beliefs.of(*as_arrays(prior, floor, float), x.shape[1]))
+    return Table(x, arithmetic_of(family), Beliefs.of(*as_arrays(prior, floor, float), x.shape[1]), np.ones(len(x)))
 
 
 def arrays(mixture):
@@ -47,7 +47,7 @@ def test_the_steps_are_those_in_jax(family, prior, rng):
     x, label = rng.normal(size=(200, D)) * [1, 2, 3, 4], rng.integers(K, size=200)
     as_given = as_arrays(prior, Floor(absolute=1e-3), float)
     ours = table(x, family, prior, Floor(absolute=1e-3))
-    mixture = ours.m_step(one_hot(label, K))
+    mixture = ours.m_step(one_hot(label, K, ours.weight))
     rows = RowsInMemory(jnp.asarray(x))
     theirs = from_clusters(rows, jnp.asarray(label), *as_given, k=K, identity=identity_of(family))
     for a, b in zip(mixture, arrays(theirs), strict=True):
@@ -80,16 +80,16 @@ def test_digits_far_off_are_kept(rng):
     means, deviation = np.array([[0.0, 0.0], [1e6, 1e6]]), np.array([[1.0, 1.0], [1e-4, 1e-4]])
     found = squared_distances(x, means, deviation**-2)
     np.testing.assert_allclose(found, (((x - means[:, None]) / deviation[:, None]) ** 2).sum(axis=2), rtol=1e-6)
-    fit = table(x, "diag").m_step(one_hot(np.repeat([0, 1], 50), 2))
+    fit = table(x, "diag").m_step(one_hot(np.repeat([0, 1], 50), 2, np.ones(100)))
     np.testing.assert_allclose(fit.leaf[1], x[50:].var(axis=0) + 1e-6, rtol=1e-6)
 
 
 def test_kmeans_finds_clusters_and_takes_rows_that_coincide(rng):
     x = np.repeat(10 * np.eye(4), 25, axis=0) + rng.normal(size=(100, 4))
-    label = kmeans(rng, x, 4)
+    label = kmeans(rng, x, 4, np.ones(len(x)))
     assert all(len(set(label[i : i + 25])) == 1 for i in range(0, 100, 25))
     assert len(set(label)) == 4
-    assert kmeans(rng, np.ones((10, 2)), 3).shape == (10,)
+    assert kmeans(rng, np.ones((10, 2)), 3, np.ones(10)).shape == (10,)
 
 
 @pytest.mark.parametrize("family", SMALL)
@@ -99,8 +99,8 @@ def test_moves_leave_a_poor_maximum(family, rng):
     x = centers[np.repeat(np.arange(3), 100)] + rng.normal(size=(300, 2))
     poor = np.where(np.arange(300) < 100, np.arange(300) % 2, 2)
     ours = table(x, family)
-    mixture = ours.m_step(one_hot(poor, 3))
-    best = ours.e_step(ours.m_step(one_hot(np.repeat(np.arange(3), 100), 3))).objective
+    mixture = ours.m_step(one_hot(poor, 3, ours.weight))
+    best = ours.e_step(ours.m_step(one_hot(np.repeat(np.arange(3), 100), 3, ours.weight))).objective
     moved = ours.m_step(moves(ours, rng, mixture)[0])
     for _ in range(10):
         moved = ours.m_step(ours.e_step(moved).r)

@@ -44,6 +44,7 @@ def small_arithmetic(shape: tuple[int, ...], k: int, family: Family) -> Arithmet
 def fit_small(
     key: PRNGKeyArray,
     x: np.ndarray,
+    weight: np.ndarray,
     middle: np.ndarray,
     scale: np.ndarray,
     arithmetic: Arithmetic,
@@ -60,14 +61,16 @@ def fit_small(
     """Fit a mixture to z = (x − middle) / scale; for `jgmm.fit_em`, which explains the arguments they share.
 
     Args:
+        weight: How often every row counts, above zero [N].
         dtype: That of mixtures: the arithmetic is in float64, and they are rounded at the end.
     Raises:
         InputError: When the likelihood is not finite.
     """
     z = (x - middle) / scale
-    table = Table(z, arithmetic, Beliefs.of(prior, floor, x.shape[1]))
+    table = Table(z, arithmetic, Beliefs.of(prior, floor, x.shape[1]), weight)
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
-    units = clustering_units(z.std(axis=0), scale)
+    middle_of_z = np.average(z, axis=0, weights=weight)
+    units = clustering_units(np.sqrt(np.average((z - middle_of_z) ** 2, axis=0, weights=weight)), scale)
 
     def watch(run: _Run) -> None:
         if callback is not None:
@@ -78,8 +81,8 @@ def fit_small(
         with np.errstate(all="ignore"):  # what is not finite is found out
             runs = []
             for i in range(n_init):
-                label = kmeans(rng, z / units[i % len(units)], k)
-                runs.append(search.climb(_Run(table.m_step(one_hot(label, k)), i)))
+                label = kmeans(rng, z / units[i % len(units)], k, weight)
+                runs.append(search.climb(_Run(table.m_step(one_hot(label, k, weight)), i)))
             best = search.neighbors(rng, max(runs, key=lambda run: run.history[-1]))
     except np.linalg.LinAlgError:
         raise not_finite(dtype) from None

@@ -28,7 +28,7 @@ def moves(table: Table, rng: np.random.Generator, mixture: Mixture) -> list[np.n
     """The responsibilities from which to try EM, the most promising first."""
     log_joint = table.log_joint(mixture)
     _, r = normalized(log_joint)
-    cost = -np.log1p(-np.minimum(r, 1 - 1e-16)).sum(axis=1)
+    cost = -np.log1p(-np.minimum(r, 1 - 1e-16)) @ table.weight
     halves = [_halved(table, rng, mixture, k, log_joint[k], r[k]) for k in range(len(r))]
     net = np.array([h.gain for h in halves])[None] - cost[:, None]  # of giving up the row, halving the column
     np.fill_diagonal(net, -np.inf)
@@ -45,9 +45,10 @@ def _halved(
 ) -> _Halves:
     """Component k as two, from two clusters of its rows by a few iterations of EM."""
     rows = np.flatnonzero(r > SHARE)
-    if len(rows) < 2 * LEAST:
+    weight = table.weight[rows]
+    if weight.sum() < 2 * LEAST or len(rows) < 2:
         return _Halves(None, -np.inf)
-    share = one_hot(kmeans(rng, table.x[rows], 2), 2) * r[rows]
+    share = one_hot(kmeans(rng, table.x[rows], 2, weight), 2, weight) * r[rows]
     for _ in range(SHAPING):
         if share.sum(axis=1).min() < LEAST:
             return _Halves(None, -np.inf)
@@ -59,8 +60,8 @@ def _halved(
         pair = pair._replace(log_weights=pair.log_weights + mixture.log_weights[k])
         pair = pair._replace(leaf=mixture.leaf) if table.arithmetic.tied else pair
         log_p, posterior = normalized(table.log_joint(pair, rows))
-        share = posterior * r[rows]
-    return _Halves(pair, float((r[rows] * (log_p - log_joint[rows])).sum()))
+        share = posterior * r[rows] * weight
+    return _Halves(pair, float((weight * r[rows] * (log_p - log_joint[rows])).sum()))
 
 
 def _moved(table: Table, log_joint: np.ndarray, given_up: int, k: int, pair: Mixture) -> np.ndarray:
@@ -71,4 +72,4 @@ def _moved(table: Table, log_joint: np.ndarray, given_up: int, k: int, pair: Mix
     _, half = normalized(table.log_joint(pair))
     r[given_up] = r[k] * half[0]
     r[k] *= half[1]
-    return r
+    return r * table.weight

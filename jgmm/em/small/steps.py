@@ -29,11 +29,12 @@ class Seen(NamedTuple):
 
 @dataclass(frozen=True)
 class Table:
-    """Rows, and how EM treats them."""
+    """Rows, how EM treats them, and how often each counts. Responsibilities [K, N] sum to that over components."""
 
     x: np.ndarray
     arithmetic: Arithmetic
     beliefs: Beliefs
+    weight: np.ndarray
 
     def log_joint(self, mixture: Mixture, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
         """log w_k + log N(x_n | μ_k, Σ_k), [K, N], of some rows."""
@@ -47,8 +48,9 @@ class Table:
     def e_step(self, mixture: Mixture) -> Seen:
         """What the mixture explains."""
         log_p, r = normalized(self.log_joint(mixture))
-        log_likelihood = float(log_p.mean())
-        return Seen(log_likelihood, log_likelihood + self._log_prior(mixture) / len(self.x), r)
+        total = float(self.weight.sum())
+        log_likelihood = float(self.weight @ log_p / total)
+        return Seen(log_likelihood, log_likelihood + self._log_prior(mixture) / total, r * self.weight)
 
     def m_step(self, r: np.ndarray, rows: np.ndarray | slice = slice(None)) -> Mixture:
         """The mixture that maximizes the expected log-posterior of some rows given responsibilities."""
@@ -84,44 +86,50 @@ def normalized(log_joint: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return top + np.log(total), r
 
 
-def one_hot(label: np.ndarray, k: int) -> np.ndarray:
-    """Responsibilities of rows that belong to one component each, [K, N]."""
-    return (label == np.arange(k)[:, None]).astype(np.float64)
+def one_hot(label: np.ndarray, k: int, weight: np.ndarray) -> np.ndarray:
+    """Responsibilities of rows that belong to one component each, and count so often, [K, N]."""
+    return (label == np.arange(k)[:, None]) * weight
 
 
-def kmeans(rng: np.random.Generator, x: np.ndarray, k: int) -> np.ndarray:
+def kmeans(rng: np.random.Generator, x: np.ndarray, k: int, weight: np.ndarray) -> np.ndarray:
     """The clusters of Lloyd's algorithm from k-means++ seeds, [N]; one left empty moves to the row farthest off."""
     norms = (x * x).sum(axis=1)
-    means, last = _seeds(rng, x, norms, k), np.inf
+    means, last = _seeds(rng, x, norms, k, weight), np.inf
     for _ in range(MAX_LLOYD):
         distances = (means * means).sum(axis=1)[:, None] - 2 * means @ x.T
         label = distances.argmin(axis=0)
         off = np.maximum(distances[label, np.arange(len(x))] + norms, 0)
-        counts = np.bincount(label, minlength=k)
-        sums = one_hot(label, k) @ x
-        means = np.where(counts[:, None] > 0, sums / np.maximum(counts, 1)[:, None], means)
+        r = one_hot(label, k, weight)
+        counts = r.sum(axis=1)
+        means = np.where(counts[:, None] > 0, r @ x / np.where(counts > 0, counts, 1)[:, None], means)
         empty = np.flatnonzero(counts == 0)
         means[empty] = x[np.argsort(off)[::-1][: len(empty)]]
-        if last - off.mean() <= LLOYD_TOLERANCE * off.mean():
+        inertia = weight @ off
+        if last - inertia <= LLOYD_TOLERANCE * inertia:
             break
-        last = off.mean()
+        last = inertia
     return label
 
 
-def _seeds(rng: np.random.Generator, x: np.ndarray, norms: np.ndarray, k: int) -> np.ndarray:
+def _seeds(rng: np.random.Generator, x: np.ndarray, norms: np.ndarray, k: int, weight: np.ndarray) -> np.ndarray:
     """Greedy k-means++: of a few rows drawn with probability proportional to the squared distance to the seeds so far,
     the one that leaves the smallest sum of those (Arthur and Vassilvitskii, 2007, section 5)."""
-    n, trials = len(x), 2 + int(np.log(k))
-    chosen = [int(rng.integers(n))]
+    trials = 2 + int(np.log(k))
+
+    def drawn(share: np.ndarray, n: int) -> np.ndarray:
+        ladder = np.cumsum(share)
+        return np.minimum(np.searchsorted(ladder, rng.random(n) * ladder[-1], side="right"), len(x) - 1)
+
+    chosen = [int(drawn(weight, 1)[0])]
     nearest = np.maximum(norms + norms[chosen[0]] - 2 * x @ x[chosen[0]], 0)
     for _ in range(1, k):
-        ladder = np.cumsum(nearest)
-        if not ladder[-1] > 0:  # all rows coincide with seeds: any will do
-            chosen.append(int(rng.integers(n)))
+        share = weight * nearest
+        if not share.sum() > 0:  # all rows coincide with seeds: any will do
+            chosen.append(int(drawn(weight, 1)[0]))
             continue
-        rows = np.minimum(np.searchsorted(ladder, rng.random(trials) * ladder[-1], side="right"), n - 1)
+        rows = drawn(share, trials)
         left = np.minimum(np.maximum(norms[:, None] + norms[rows] - 2 * x @ x[rows].T, 0), nearest[:, None])
-        best = int(left.sum(axis=0).argmin())
+        best = int((weight @ left).argmin())
         chosen.append(int(rows[best]))
         nearest = left[:, best]
     return x[chosen]
