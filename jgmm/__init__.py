@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from jgmm.covariance.prior import Prior as Prior
     from jgmm.em.fitting import EMFit as EMFit
     from jgmm.em.fitting import fit_em as fit_em
+    from jgmm.em.stepwise import Stepwise as Stepwise
+    from jgmm.em.stepwise import partial_fit as partial_fit
     from jgmm.encoder.pca import PCA as PCA
     from jgmm.errors import InputError as InputError
     from jgmm.gradient import fit_gradient as fit_gradient
@@ -41,6 +43,7 @@ _PUBLIC = {
     "ProductFit": "jgmm.product.fitting:ProductFit",
     "ProductMixture": "jgmm.product.mixture:ProductMixture",
     "Source": "jgmm.source:Source",
+    "Stepwise": "jgmm.em.stepwise:Stepwise",
     "completion": "jgmm.completion",
     "fit_em": "jgmm.em.fitting:fit_em",
     "fit_gradient": "jgmm.gradient:fit_gradient",
@@ -50,6 +53,7 @@ _PUBLIC = {
     "log_prob": "jgmm.source:log_prob",
     "low_rank": "jgmm.covariance.lowrank:low_rank",
     "normalize": "jgmm.source:normalize",
+    "partial_fit": "jgmm.em.stepwise:partial_fit",
     "sample": "jgmm.source:sample",
     "save": "jgmm.checkpoint.models:save",
     "unnormalized": "jgmm.source:unnormalized",

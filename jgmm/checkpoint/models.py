@@ -29,6 +29,7 @@ from jgmm.checkpoint.legacy import abstract_of_format_1, upgraded
 from jgmm.checkpoint.structure import abstract, describe
 from jgmm.conditional import ConditionalGMM
 from jgmm.covariance.families import family_of
+from jgmm.em.stepwise import Stepwise
 from jgmm.errors import InputError, check
 from jgmm.mixture import GMM
 from jgmm.product.mixture import ProductMixture
@@ -107,10 +108,15 @@ def _rebuild_tree(structure: Any) -> tuple[Any, Callable[[Any], Any]]:
     return abstract(structure), lambda tree: tree
 
 
+def _stepwise_summary(state: Stepwise) -> dict[str, Any]:
+    return _gmm_summary(state.z_gmm) | {"rows": float(state.seen)}
+
+
 KINDS = {
     "jgmm.source": Kind(Source, _source_summary, describe, lambda model: model, _rebuild_tree),
     "jgmm.gmm": Kind(GMM, _gmm_summary, describe, lambda model: model, _rebuild_tree),
     "jgmm.product": Kind(ProductMixture, _product_summary, describe, lambda model: model, _rebuild_tree),
+    "jgmm.stepwise": Kind(Stepwise, _stepwise_summary, describe, lambda model: model, _rebuild_tree),
     "jgmm.conditional": Kind(
         ConditionalGMM, _conditional_summary, _conditional_structure, nnx.state, _rebuild_conditional
     ),
@@ -118,7 +124,7 @@ KINDS = {
 
 
 def save(path: str | Path, model: Any, info: dict[str, Any] | None = None) -> None:
-    """Write a `Source`, `GMM`, `ProductMixture` or `ConditionalGMM` to a new folder, which appears once it is whole.
+    """Write a `Source`, `GMM`, `ProductMixture`, `ConditionalGMM` or `Stepwise` to a new folder, which appears whole.
 
     Args:
         path: The folder.
@@ -232,8 +238,8 @@ def _is_finite(arrays: Any) -> bool:
 
 
 def load(path: str | Path) -> Any:
-    """The `Source`, `GMM`, `ProductMixture` or `ConditionalGMM` in a folder of `save` or `python -m jgmm.fit`, on
-    the default device.
+    """The `Source`, `GMM`, `ProductMixture`, `ConditionalGMM` or `Stepwise` in a folder of `save` or
+    `python -m jgmm.fit`, on the default device.
 
     Raises:
         InputError: If the folder is none, was left half-written or by a newer version, or was computed in float64 while

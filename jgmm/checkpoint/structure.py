@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jgmm.covariance.base import Covariance, Family, identity_of
+from jgmm.covariance.prior import Floor, Prior
+from jgmm.em.stepwise import Means, Stepwise
 from jgmm.encoder.base import Encoder
 from jgmm.errors import InputError, check
 from jgmm.mixture import GMM
@@ -21,7 +23,7 @@ from jgmm.product.mixture import ProductMixture
 from jgmm.registry import COVARIANCES, ENCODERS
 from jgmm.source import Source
 
-PLAIN = {"GMM": GMM, "Source": Source, "ProductMixture": ProductMixture, "LabelTree": LabelTree}
+PLAIN = {kind.__name__: kind for kind in (GMM, Source, ProductMixture, LabelTree, Stepwise, Means, Prior, Floor)}
 
 
 def describe(tree: Any, types: Mapping[str, type] = MappingProxyType({})) -> Any:

@@ -164,6 +164,11 @@ class Covariance(abc.ABC):
         return self.moments(x, r, means).sum(axis=0, keepdims=True)
 
     @property
+    def additive(self) -> bool:
+        """Whether statistics taken under different covariances may be added."""
+        return True
+
+    @property
     def redundant(self) -> int:
         """How many of the numbers of `unconstrained` could be given up for every covariance without a loss."""
         return 0

@@ -47,6 +47,10 @@ class LowRank(Covariance):
     scales: ClassVar[Scales] = "features"
 
     @property
+    def additive(self) -> bool:
+        return False
+
+    @property
     def redundant(self) -> int:
         """Factors may be turned."""
         r = self.factors.shape[-1]

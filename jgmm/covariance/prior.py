@@ -11,7 +11,8 @@ from jgmm.errors import check, check_number, short
 from jgmm.numerics.arguments import as_floats, is_traced
 from jgmm.numerics.typing import ArrayLike
 
-Number = Float[Array, ""] | float
+# A number, an array of one, or the shape of that.
+Number = Any
 
 
 @jax.tree_util.register_dataclass

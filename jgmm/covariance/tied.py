@@ -70,6 +70,10 @@ class Tied(Covariance):
         return self.shared.axis_aligned
 
     @property
+    def additive(self) -> bool:
+        return self.shared.additive
+
+    @property
     def redundant(self) -> int:
         return self.shared.redundant
 

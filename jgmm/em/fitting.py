@@ -117,9 +117,9 @@ def fit_em(
         floor: Of the variances; None is 1e-8, and 1e-6 for larger tables in float32; full matrices get what the dtype
             of the arithmetic needs besides.
         chunk_size: Rows taken at a time; None chooses by K and D.
-        sample_weight: How often every row counts [N], zero or more: weights that are whole numbers are as good as copies
-            of rows. Priors, and what is too few rows for a component, are in the same units. Initializers and encoders
-            of your own see the rows alone.
+        sample_weight: How often every row counts [N], zero or more: weights that are whole numbers are as good as
+            copies of rows. Priors, and what is too few rows for a component, are in the same units. Initializers and
+            encoders of your own see the rows alone.
         start: A mixture of x to start from instead of clustering.
         callback: Called with the `EMState` at every start, after every iteration, and after every move that is kept.
     Raises:
@@ -133,7 +133,7 @@ def fit_em(
     (True, 3, -1.2)
     """
     key, rows = as_key(key), as_rows(x)
-    rows, weight = _weighed(rows, sample_weight)
+    rows, weight = weighed(rows, sample_weight)
     k = _number_of_components(k, start)
     check_enough(rows.shape[0], k)
     check_lengths(max_iter, n_init, tol, chunk_size)
@@ -180,7 +180,7 @@ def fit_em(
     return EMFit(of_x, Identity(of_x.d), history, converged)
 
 
-def _weighed(
+def weighed(
     rows: Float[Array, "n d"], sample_weight: ArrayLike | None
 ) -> tuple[Float[Array, "m d"], Float[Array, " m"] | None]:
     """The rows that count, and how often; None for once each. Raises InputError for what are no weights."""

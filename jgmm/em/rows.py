@@ -2,7 +2,8 @@
 
 `rows.sum(f)` is Σ f(rows, weights) over chunks of rows, for an f whose values add: `Statistics`, `CompensatedSum`,
 `Largest`, or plain arrays. Rows in memory are one implementation; who adds, and where the rows come from, is its own
-business. A weight is how often a row counts, one where nothing else is said, and zero for a row that another chunk has had.
+business. A weight is how often a row counts, one where nothing else is said, and zero for a row that another chunk has
+had.
 """
 
 import abc

@@ -1,0 +1,206 @@
+"""Stepwise EM: rows come in batches, each is seen once, and every batch improves the mixture (Cappé and Moulines,
+On-line expectation-maximization algorithm for latent data models, Journal of the Royal Statistical Society B 71, 2009).
+
+The statistics of the E-step, as means over rows, are a running average,
+
+    s ← (1 − γ_t) s + γ_t s(batch t),    γ_t = (t + 1)^(−power)
+
+and every M-step is that of s. With power 1 all batches would count alike, those under the mixtures of the beginning as
+well; 0.5 to 1 forgets them. Before rows are averaged in, statistics about the old means become ones about the new.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from jgmm.covariance.base import Covariance, Family, identity_of
+from jgmm.covariance.prior import Floor, Prior, as_arrays
+from jgmm.em.fitting import FLOOR, FLOOR_IN_SINGLE, as_rows, weighed
+from jgmm.em.loop import check_enough, check_finite, check_prior, run_em
+from jgmm.em.rows import RowsInMemory
+from jgmm.em.statistics import Statistics
+from jgmm.em.steps import e_step, m_step
+from jgmm.encoder.standardize import Standardize, robust
+from jgmm.errors import check, check_count, check_number
+from jgmm.mixture import GMM
+from jgmm.numerics.arguments import as_key, check_kind
+from jgmm.numerics.pytree import pytree
+from jgmm.numerics.typing import ArrayLike
+
+# Iterations of EM on the first batch.
+BEGINNING = 20
+
+
+@pytree
+class Means:
+    """The statistics of an E-step (`jgmm.em.statistics`), as means over rows."""
+
+    counts: Float[Array, " k"]
+    first: Float[Array, "k d"]
+    second: Array
+
+
+@pytree
+class Stepwise:
+    """A mixture in the course of stepwise EM: what `jgmm.partial_fit` returns and goes on with; `jgmm.save` keeps it.
+
+    Attributes:
+        z_gmm: The mixture of z = encode(x).
+        encoder: The units of features, those of the first batch.
+        means: The running average of statistics, about the means of `z_gmm`.
+        prior: In units of z.
+        floor: In units of z.
+        seen: How many rows there were.
+        steps: How many batches.
+        log_likelihood: That of the last batch under the mixture before it, mean nats a row of x.
+
+    >>> import jgmm
+    >>> from sklearn.datasets import load_iris
+    >>> jgmm.partial_fit(None, load_iris().data, k=3)
+    Stepwise(GMM(k=3, d=4, covariance='diag', dtype=float32))
+    """
+
+    z_gmm: GMM
+    encoder: Standardize
+    means: Means
+    prior: Prior
+    floor: Floor
+    seen: Float[Array, ""]
+    steps: Float[Array, ""]
+    log_likelihood: Float[Array, ""]
+
+    @property
+    def gmm(self) -> GMM:
+        """The mixture of x."""
+        found = self.encoder.decode_mixture(self.z_gmm)
+        return self.z_gmm if found is None else found
+
+    def __repr__(self) -> str:
+        return f"Stepwise({self.z_gmm!r})"
+
+
+def partial_fit(
+    state: Stepwise | None,
+    x: ArrayLike,
+    k: int | None = None,
+    *,
+    key: PRNGKeyArray | int = 0,
+    covariance_type: Family = "diag",
+    init: Any = "kmeans",
+    prior: Prior | None = None,
+    floor: Floor | None = None,
+    sample_weight: ArrayLike | None = None,
+    power: float = 0.7,
+) -> Stepwise:
+    """A batch of rows more. The first one, where `state` is None, tells the units of features (`robust`) and where EM
+    starts: it should hold many rows of every kind, and the others rows in any order.
+
+    Args:
+        state: What the last call returned; None to begin.
+        x: A batch of rows [N, D].
+        k: The number of components; for the first batch only, as `key`, `covariance_type`, `init`, `prior` and
+            `floor`, which are those of `jgmm.fit_em`.
+        sample_weight: How often every row counts [N].
+        power: How fast earlier batches are forgotten: from 0, at once, to 1, never.
+    Raises:
+        InputError: As `jgmm.fit_em`, for a batch of another width, options of the first batch in a later one, and
+            families whose statistics depend on the mixture they were taken under (low-rank).
+
+    >>> import jgmm
+    >>> from sklearn.datasets import load_digits
+    >>> x, state = load_digits().data, None
+    >>> for i in range(0, 1797, 600):
+    ...     state = jgmm.partial_fit(state, x[i : i + 600], k=5 if state is None else None)
+    >>> state.gmm, float(state.seen)
+    (GMM(k=5, d=64, covariance='diag', dtype=float32), 1797.0)
+    """
+    check_number("power", power, least=0)
+    check(power <= 1, f"power must be at most 1, got {power}.")
+    rows = as_rows(x)
+    rows, weight = weighed(rows, sample_weight)
+    if state is None:
+        return _begun(as_key(key), rows, weight, k, covariance_type, init, prior, floor)
+    check_kind("state", state, Stepwise, "what jgmm.partial_fit returned, or None")
+    check(
+        k is None and prior is None and floor is None,
+        "k, prior and floor are those of the first batch: leave them out.",
+    )
+    d = state.z_gmm.d
+    check(rows.shape[1] == d, f"expected rows of {d} features as in the first batch, got {rows.shape[1]}.")
+    check(len(rows) > 0, "the batch is empty.")
+    rows = rows.astype(state.z_gmm.dtype)
+    found = _advanced(state, rows, weight, jnp.asarray(power, rows.dtype))
+    check_finite(bool(jnp.isfinite(found.log_likelihood)), rows.dtype)
+    return found
+
+
+def _begun(
+    key: PRNGKeyArray,
+    rows: Float[Array, "n d"],
+    weight: Float[Array, " n"] | None,
+    k: int | None,
+    family: Family,
+    init: Any,
+    prior: Prior | None,
+    floor: Floor | None,
+) -> Stepwise:
+    k = 10 if k is None else check_count("k", k)
+    check_enough(rows.shape[0], k)
+    blank = jax.eval_shape(lambda: identity_of(family)(k, rows.shape[1], rows.dtype))
+    check(blank.additive, f"stepwise EM does not know {blank.name} covariances: their statistics are of one mixture.")
+    if blank.scales == "none":
+        encoder = Standardize(jnp.zeros(rows.shape[1], rows.dtype), jnp.ones(rows.shape[1], rows.dtype))
+    else:
+        encoder = robust(rows, common=blank.scales == "common", weight=weight)
+    if floor is None:
+        floor = Floor(absolute=FLOOR if rows.dtype == jnp.float64 else FLOOR_IN_SINGLE)
+    prior, floor = as_arrays(prior, floor, rows.dtype)
+    check_prior(prior, k, rows.shape[1])
+    z = encoder.encode(rows)
+    options: dict[str, Any] = {"covariance_type": family, "init": init, "prior": prior, "floor": floor, "max_iter": BEGINNING}
+    gmm = run_em(key, z, k=k, sample_weight=weight, **options).gmm
+    statistics = _statistics(gmm, z, weight)
+    total = jnp.asarray(RowsInMemory(z, weight).total, z.dtype)
+    means = Means(*(leaf / total for leaf in (statistics.counts, statistics.first, statistics.second)))
+    zero = jnp.zeros((), z.dtype)
+    seen = float(statistics.log_likelihood) / float(total) + float(encoder.log_det())
+    return Stepwise(gmm, encoder, means, prior, floor, total, zero + 1, zero + seen)
+
+
+@jax.jit
+def _statistics(gmm: GMM, z: Float[Array, "n d"], weight: Float[Array, " n"] | None) -> Statistics:
+    return e_step(gmm, RowsInMemory(z, weight))
+
+
+@jax.jit
+def _advanced(
+    state: Stepwise, x: Float[Array, "n d"], weight: Float[Array, " n"] | None, power: Float[Array, ""]
+) -> Stepwise:
+    gmm, rows = state.z_gmm, RowsInMemory(state.encoder.encode(x), weight)
+    statistics, total = e_step(gmm, rows), jnp.asarray(rows.total, x.dtype)
+    share = (state.steps + 1) ** -power
+    of_batch = Means(*(leaf / total for leaf in (statistics.counts, statistics.first, statistics.second)))
+    means = jax.tree.map(lambda old, new: (1 - share) * old + share * new, state.means, of_batch)
+    seen = state.seen + total
+    sums = Statistics(
+        statistics.log_likelihood,
+        seen * means.counts,
+        seen * means.first,
+        seen * means.second,
+        statistics.pairs,
+        statistics.dropped,
+    )
+    new = m_step(gmm, sums, state.prior, state.floor)
+    log_likelihood = (statistics.log_likelihood.high + statistics.log_likelihood.low) / total + state.encoder.log_det()
+    about_new = _about(gmm.covariance, means, new.means - gmm.means)
+    return Stepwise(new, state.encoder, about_new, state.prior, state.floor, seen, state.steps + 1, log_likelihood)
+
+
+def _about(covariance: Covariance, means: Means, shift: Float[Array, "k d"]) -> Means:
+    """The same statistics about means that lie `shift` further: of x̄ − μ = a, n a aᵀ becomes n (a − δ)(a − δ)ᵀ."""
+    counts, zero = means.counts, jnp.zeros_like(shift)
+    off = means.first / jnp.where(counts > 0, counts, 1)[:, None]
+    old, new = (covariance.moments(a, jnp.diag(counts), zero) for a in (off, off - shift))
+    return Means(counts, means.first - counts[:, None] * shift, means.second - old + new)
