@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from jgmm.covariance.prior import Prior as Prior
     from jgmm.em.fitting import EMFit as EMFit
     from jgmm.em.fitting import fit_em as fit_em
+    from jgmm.em.missing import impute as impute
     from jgmm.em.stepwise import Stepwise as Stepwise
     from jgmm.em.stepwise import partial_fit as partial_fit
     from jgmm.encoder.pca import PCA as PCA
@@ -48,6 +49,7 @@ _PUBLIC = {
     "fit_em": "jgmm.em.fitting:fit_em",
     "fit_gradient": "jgmm.gradient:fit_gradient",
     "fit_product": "jgmm.product.fitting:fit_product",
+    "impute": "jgmm.em.missing:impute",
     "interpolant": "jgmm.interpolant",
     "load": "jgmm.checkpoint.models:load",
     "log_prob": "jgmm.source:log_prob",

@@ -7,12 +7,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from jgmm.covariance.base import Family, Scales, identity_of
 from jgmm.covariance.prior import Floor, Prior, as_arrays
 from jgmm.em.initializers import mean_and_variance
 from jgmm.em.loop import EMState, check_enough, check_lengths, check_prior, run_em
+from jgmm.em.missing import with_missing
 from jgmm.em.rows import RowsInMemory
 from jgmm.em.scales import with_scales
 from jgmm.em.small.families import Arithmetic
@@ -84,6 +85,7 @@ def fit_em(
     floor: Floor | None = None,
     chunk_size: int | None = None,
     sample_weight: ArrayLike | None = None,
+    missing: str = "error",
     start: GMM | None = None,
     callback: Callable[[EMState], None] | None = None,
 ) -> EMFit:
@@ -120,6 +122,9 @@ def fit_em(
         sample_weight: How often every row counts [N], zero or more: weights that are whole numbers are as good as
             copies of rows. Priors, and what is too few rows for a component, are in the same units. Initializers and
             encoders of your own see the rows alone.
+        missing: What NaN means: "error", that something is wrong; "marginal", that a value is missing, and the row
+            counts by its other features (`jgmm.em.missing`). EM starts from rows in which the means are filled in then;
+            its history is that of the features observed. Of encoders, those that keep features apart will do.
         start: A mixture of x to start from instead of clustering.
         callback: Called with the `EMState` at every start, after every iteration, and after every move that is kept.
     Raises:
@@ -132,8 +137,10 @@ def fit_em(
     >>> fit.converged, fit.gmm.k, round(fit.history[-1], 1)
     (True, 3, -1.2)
     """
-    key, rows = as_key(key), as_rows(x)
+    check(missing in ("error", "marginal"), f"missing must be 'error' or 'marginal', got {short(missing)}.")
+    key, rows = as_key(key), as_rows(x, gaps=missing == "marginal")
     rows, weight = weighed(rows, sample_weight)
+    rows, gaps = _without_gaps(rows) if missing == "marginal" else (rows, None)
     k = _number_of_components(k, start)
     check_enough(rows.shape[0], k)
     check_lengths(max_iter, n_init, tol, chunk_size)
@@ -143,6 +150,7 @@ def fit_em(
     kind = encoder if isinstance(encoder, Encoder) else ENCODERS.resolve(encoder)
     clusters = isinstance(init, str) and INITIALIZERS.canonical(init) == "kmeans"
     plain = start is None and chunk_size is None and scales == 1 and clusters and kind in FEATURE_BY_FEATURE
+    plain = plain and gaps is None
     arithmetic = small_arithmetic(rows.shape, k, covariance_type or "diag") if plain else None
     if floor is None:
         in_double = arithmetic is not None or rows.dtype == jnp.float64
@@ -167,8 +175,16 @@ def fit_em(
         start=None if start is None else _start(start, found, z),
         **same,
     )
-    offset = float(found.log_det() + jnp.average(log_residual, weights=weight)) if found.has_density else 0.0
+    volume = found.log_det() + log_residual if found.has_density else jnp.zeros(len(rows), z.dtype)
     gmm, history, converged = state.gmm, state.history, state.converged
+    if gaps is not None:
+        check(isinstance(found, Standardize | Identity), "missing values need an encoder that keeps features apart.")
+        check(scales == 1, "scales are fitted to rows without missing values: leave scales out.")
+        holes = jnp.where(gaps, jnp.nan, z)
+        same = {"max_iter": max_iter, "tol": tol}
+        gmm, history, converged = with_missing(gmm, holes, weight, state.prior, floor, **same)
+        volume = jnp.where(gaps, 0, -0.5 * jnp.log(found.code_variances())[None]).sum(axis=1)
+    offset = float(jnp.average(volume, weights=weight))
     if scales > 1:
         z_rows = RowsInMemory(z, weight, chunk_size)
         gmm, further, converged = with_scales(gmm, z_rows, scales, state.prior, floor, max_iter=max_iter, tol=tol)
@@ -222,16 +238,25 @@ def _metrics(z: Float[Array, "n d"], weight: Float[Array, " n"] | None, encoder:
     return clustering_units(deviation, scale) ** -2
 
 
-def as_rows(x: ArrayLike) -> Float[Array, "n d"]:
-    """A table of finite numbers, in float32, or in float64 where x is and JAX has it enabled.
+def _without_gaps(rows: Float[Array, "n d"]) -> tuple[Float[Array, "n d"], Bool[Array, "n d"] | None]:
+    """The rows with the mean of a feature where it is missing, and where that is; None for nowhere."""
+    gaps = jnp.isnan(rows)
+    empty = np.flatnonzero(np.asarray(gaps.all(axis=0)))
+    check(empty.size == 0, f"feature {empty[:1].sum()} is missing in every row: leave it out.")
+    return (jnp.where(gaps, jnp.nanmean(rows, axis=0)[None], rows), gaps) if bool(gaps.any()) else (rows, None)
+
+
+def as_rows(x: ArrayLike, gaps: bool = False) -> Float[Array, "n d"]:
+    """A table of finite numbers, or of gaps (NaN) besides, in float32, or in float64 where x is and JAX has it enabled.
 
     Raises:
         InputError: For anything else, and for features so far from the origin that float32 loses their digits.
     """
-    rows = as_floats("x", x)
+    rows = as_floats("x", x, finite=not gaps)
+    check(not gaps or not bool(jnp.isinf(rows).any()), "x contains infinite values: expected numbers, or NaN.")
     check(rows.ndim == 2 and rows.shape[1] > 0, f"x must be a table of shape (n, d), got {rows.shape}.")
     rows = rows.astype(jnp.promote_types(rows.dtype, jnp.float32))
-    if not is_traced(rows) and rows.shape[0] > 0:
+    if not gaps and not is_traced(rows) and rows.shape[0] > 0:
         _check_digits(np.asarray(x), np.asarray(rows))
     return rows
 

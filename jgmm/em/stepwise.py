@@ -159,7 +159,13 @@ def _begun(
     prior, floor = as_arrays(prior, floor, rows.dtype)
     check_prior(prior, k, rows.shape[1])
     z = encoder.encode(rows)
-    options: dict[str, Any] = {"covariance_type": family, "init": init, "prior": prior, "floor": floor, "max_iter": BEGINNING}
+    options: dict[str, Any] = {
+        "covariance_type": family,
+        "init": init,
+        "prior": prior,
+        "floor": floor,
+        "max_iter": BEGINNING,
+    }
     gmm = run_em(key, z, k=k, sample_weight=weight, **options).gmm
     statistics = _statistics(gmm, z, weight)
     total = jnp.asarray(RowsInMemory(z, weight).total, z.dtype)
