@@ -79,13 +79,13 @@ def _go_on(options: Options, data: Data, before: Source | None, start: Source | 
             say_what_varies(options, codes, data.held_out)
             point = _resumed(options, codes, before, interrupted)
             if before is not None and _is_done(options, point):
-                print("nothing to do: the fit is finished. Raise --max-iter, or lower --tol, to go on.")
+                further = " Raise --max-iter, or lower --tol, to go on." if options.scales == 1 else ""
+                print(f"nothing to do: the fit is finished.{further}")
                 interrupted.remove()
                 return
-            goes_on = before is None or options.scales == 1
-            check(
-                goes_on, f"{folder} is done, and its scales cannot be undone: start from its components (--init-from)."
-            )
+            if before is not None and options.scales > 1:
+                interrupted.remove()
+                raise InputError(f"{folder} is done, and its scales cannot be undone: start from it by --init-from.")
             if before is not None and point.state is not None:
                 interrupted.save(point.state, point.mark, at_once=True)
             interrupted.save_options(options.to_json(), data.sha256)

@@ -44,6 +44,7 @@ def summarize(
         "revived": state.revived,
         "smallest_component": float(counts.min()),
         "blocks": codes.n_blocks,
+        "scales": source.gmm.k // len(counts),
         "pairs": state.pairs,
         "dropped": state.dropped,
     }
@@ -159,6 +160,7 @@ def show(summary: dict[str, Any], folder: Path, pictures: list[Path]) -> None:
         "bits_per_dim_held_out": "bits per dimension, held-out images with uniform noise",
     }
     further = f"go on with: python -m jgmm.fit --out {folder} --resume --max-iter {2 * summary['iterations']}"
+    further = further if summary["scales"] == 1 else "raise --max-iter"
     one, rows = ("an image", "images") if summary["blocks"] == 1 else ("a block", "blocks of images")
     state = "converged" if summary["converged"] else f"NOT converged; {further}"
     print(f"\n{summary['iterations']} iterations, {state}")

@@ -25,10 +25,17 @@ def family_of(covariance: Covariance, k: int, d: int) -> Family:
     leaves, tree = jax.tree.flatten(jax.eval_shape(lambda: covariance))
     name = covariance.name
     if name in COVARIANCES:
-        by_name: Any = jax.tree.structure(jax.eval_shape(lambda: identity_of(name)(k, d)))
-        if by_name == tree:
+        if same_family(covariance, jax.eval_shape(lambda: identity_of(name)(k, d))):
             return name
     return _Structure(tree, tuple(leaves))
+
+
+def same_family(a: Covariance, b: Covariance) -> bool:
+    """Whether two covariances of as many components and features are of one family, and of one rank; leaves may be
+    shapes."""
+    trees: list[Any] = [jax.tree.structure(covariance) for covariance in (a, b)]
+    shapes = [[leaf.shape for leaf in jax.tree.leaves(covariance)] for covariance in (a, b)]
+    return bool(trees[0] == trees[1]) and shapes[0] == shapes[1]
 
 
 @dataclass(frozen=True)

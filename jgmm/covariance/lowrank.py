@@ -52,9 +52,9 @@ class LowRank(Covariance):
 
     @property
     def redundant(self) -> int:
-        """Factors may be turned."""
-        r = self.factors.shape[-1]
-        return r * (r - 1) // 2
+        """Factors may be turned, and no covariance has more than D (D + 1) / 2 numbers."""
+        d, r = self.factors.shape[-2:]
+        return max(r * (r - 1) // 2, d * (1 + r) - d * (d + 1) // 2)
 
     @classmethod
     def identity(cls, k: int, d: int, dtype: Any = None, rank: int | None = None) -> "LowRank":
@@ -111,7 +111,8 @@ class LowRank(Covariance):
             size = by_noise(x).T
             seen = matmul(explainer.reshape(-1, d), (x - origin).T).reshape(*explainer.shape[:2], -1)
             expanded = size - ((seen - shift[:, :, None]) ** 2).sum(axis=1)
-            far = (size > LOSS * jnp.maximum(expanded, d)).any(axis=1)
+            terms = size + (seen**2).sum(axis=1) + (shift**2).sum(axis=1)[:, None]  # which cancel
+            far = (terms > LOSS * jnp.maximum(expanded, d)).any(axis=1)
             return jnp.maximum(patch(far, expanded, lambda i: exact(x, i)).T, 0)
 
         return distances
@@ -168,7 +169,10 @@ class LowRank(Covariance):
         factors = jax.lax.map(
             lambda leaf: cho_solve((jnp.linalg.cholesky(leaf[0]), True), leaf[1].T).T, (spread, cross)
         )
-        noise = jnp.maximum(diagonal - (factors * cross).sum(axis=2), jnp.finfo(cross.dtype).tiny)
+        # What is left of the variances has lost the digits of what was taken.
+        relative = LOSS * jnp.finfo(cross.dtype).eps if floor.relative is None else floor.relative
+        least = jnp.maximum(relative * diagonal, jnp.finfo(cross.dtype).tiny)
+        noise = jnp.maximum(diagonal - (factors * cross).sum(axis=2), least)
         return type(self)(factors, noise + floor.absolute)
 
     def variance(self) -> Float[Array, "#k d"]:
@@ -248,6 +252,10 @@ class _OfRank:
 
     def __call__(self, k: int, d: int, dtype: Any = None) -> LowRank:
         return LowRank.identity(k, d, dtype, self.rank)
+
+    def from_parameter(self, parameter: Array, k: int, d: int) -> Covariance:
+        """Raises InputError, as that of the class."""
+        return LowRank.from_parameter(parameter, k, d)
 
 
 def low_rank(rank: Any, tied: bool = False) -> Any:

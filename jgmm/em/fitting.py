@@ -15,7 +15,7 @@ from jgmm.em.initializers import mean_and_variance
 from jgmm.em.loop import EMState, check_enough, check_lengths, check_prior, run_em
 from jgmm.em.missing import with_missing
 from jgmm.em.rows import RowsInMemory
-from jgmm.em.scales import with_scales
+from jgmm.em.scales import check_scalable, with_scales
 from jgmm.em.small.families import Arithmetic
 from jgmm.em.small.loop import clustering_units, fit_small, small_arithmetic
 from jgmm.encoder.base import Encoder, encode_with_residual
@@ -120,13 +120,14 @@ def fit_em(
             of the arithmetic needs besides.
         chunk_size: Rows taken at a time; None chooses by K and D.
         sample_weight: How often every row counts [N], zero or more: weights that are whole numbers are as good as
-            copies of rows. Priors, and what is too few rows for a component, are in the same units. Initializers and
-            encoders of your own see the rows alone.
+            copies of rows. Priors count in the same units. Encoders other than robust and standardize, and initializers
+            without a parameter `weight`, see the rows alone.
         missing: What NaN means: "error", that something is wrong; "marginal", that a value is missing, and the row
             counts by its other features (`jgmm.em.missing`). EM starts from rows in which the means are filled in then;
             its history is that of the features observed. Of encoders, those that keep features apart will do.
         start: A mixture of x to start from instead of clustering.
-        callback: Called with the `EMState` at every start, after every iteration, and after every move that is kept.
+        callback: Called with the `EMState` at every start, after every iteration at one scale, and after every move
+            that is kept.
     Raises:
         InputError: For data that are no table of finite numbers, fewer rows than k, names that are unknown, numbers
             out of range, and when the likelihood is not finite in this dtype.
@@ -147,6 +148,9 @@ def fit_em(
     check(callback is None or callable(callback), f"callback must be a function of the state, got {short(callback)}.")
     check_count("scales", scales)
     units = _units(covariance_type, start, k, rows)
+    if scales > 1:
+        identity = identity_of(covariance_type or ("diag" if start is None else start.covariance))
+        check_scalable(jax.eval_shape(lambda: identity(k, rows.shape[1], rows.dtype)))
     kind = encoder if isinstance(encoder, Encoder) else ENCODERS.resolve(encoder)
     clusters = isinstance(init, str) and INITIALIZERS.canonical(init) == "kmeans"
     plain = start is None and chunk_size is None and scales == 1 and clusters and kind in FEATURE_BY_FEATURE
@@ -204,11 +208,11 @@ def weighed(
         return rows, None
     weight = as_floats("sample_weight", sample_weight, rows.dtype).astype(rows.dtype)
     check(weight.shape == rows.shape[:1], f"sample_weight must have shape {rows.shape[:1]}, got {weight.shape}.")
-    if is_traced(weight):
-        return rows, weight
+    check(not is_traced(weight), "sample_weight must be known: rows that do not count are left out.")
     check(bool((weight >= 0).all()), "sample_weight must not be negative.")
     counted = np.asarray(weight > 0)
     check(bool(counted.any()), "sample_weight is zero for all rows: there is nothing to fit.")
+    check(bool(jnp.isfinite(weight.sum())), f"the sum of sample_weight is too large for {weight.dtype}: scale it down.")
     return (rows, weight) if counted.all() else (rows[counted], weight[counted])
 
 

@@ -202,7 +202,8 @@ def log_energy(
         return jnp.concatenate([y, jnp.log(LEAST_ENERGY + y * y)], axis=1)
 
     n, d = x.shape
-    chosen = jax.random.choice(for_rows, n, (min(n, ENERGY_ROWS),), replace=False, p=_shares(weight))
+    several = weight is not None  # a row that counts often may be drawn more than once
+    chosen = jax.random.choice(for_rows, n, (min(n, ENERGY_ROWS),), replace=several, p=_shares(weight))
     some = features(x[chosen])
     origin = some.mean(axis=0, keepdims=True)
     directions = principal_directions(for_directions, some - origin, min(2 * d, ENERGY_DIRECTIONS))

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jgmm.covariance.base import Family, identity_of
+from jgmm.covariance.families import same_family
 from jgmm.covariance.prior import Floor, Prior, as_arrays
 from jgmm.em.initializers import beginning, mean_and_variance
 from jgmm.em.relocation import revive, split
@@ -127,10 +128,12 @@ def run_em(
     check_lengths(max_iter, n_init, tol, chunk_size)
     _check(x, k, start)
     identity = identity_of(covariance_type or "diag")
+    blank = jax.eval_shape(lambda: identity(k, x.shape[1], x.dtype))
     # A prior that is learned needs a mixture first, in which a cluster of one row has a variance.
     rows = RowsInMemory(x, sample_weight, chunk_size)
-    variance = mean_and_variance(x, sample_weight)[1].mean()
-    first = Prior(strength=1.0, variance=variance) if callable(prior) else prior
+    first = prior
+    if callable(prior):
+        first = Prior(strength=1.0, variance=mean_and_variance(x, sample_weight)[1].mean())
     first, floor = as_arrays(first, floor, x.dtype)
     check_prior(first, k, x.shape[1])
     task = _Task(rows, floor, tol, min_count, learns=callable(prior))
@@ -145,7 +148,7 @@ def run_em(
             metric = weights[restart % len(weights)]
             found = beginning(jax.random.fold_in(key, restart), x, k, init, metric, sample_weight)
             gmm = from_beginning(task.rows, found, metric, first, floor, k=k, identity=identity)
-        elif covariance_type is None or start.covariance.name == identity(k, x.shape[1], x.dtype).name:
+        elif covariance_type is None or same_family(start.covariance, blank):
             gmm = start
         else:
             gmm = in_family(start, task.rows, first, floor, identity=identity)
@@ -184,7 +187,7 @@ def _iterate(task: _Task, state: EMState) -> EMState:
         gmm=gmm,
         prior=prior,
         bounds=bounds,
-        pairs=float(step.pairs) / n,
+        pairs=float(step.pairs) / task.rows.shape[0],
         dropped=float(step.dropped) / n,
         history=[*state.history, value],
         log_likelihoods=[*state.log_likelihoods, mean],
@@ -206,7 +209,7 @@ class _Place(NamedTuple):
 
 def _revived(task: _Task, state: EMState, step: Step) -> _Place:
     """Components that have just died, moved to rows that are explained badly."""
-    few = DEAD * float(task.rows.least)
+    few = DEAD * float(task.rows.unit)
     dead = _n_below(few, np.asarray(step.counts)) - _n_below(few, state.counts)
     if dead > 0:
         gmm = revive(step.gmm, task.rows, step.counts)

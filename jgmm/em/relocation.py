@@ -25,9 +25,9 @@ def revive(gmm: GMM, rows: Rows, counts: Float[Array, " k"]) -> GMM:
         log_p = map_chunks(joint, x)
         return Largest.of(gmm.k, -jax.nn.logsumexp(log_p, axis=1), weight, x, jnp.argmax(log_p, axis=1))
 
-    dead = counts < DEAD * rows.least
+    dead = counts < DEAD * rows.unit
     row, parent = rows.sum(chunk, chunk_size(gmm.k)).nth(jnp.cumsum(dead) - 1)
-    weights = jnp.where(dead, rows.least / rows.total, gmm.weights)
+    weights = jnp.where(dead, rows.unit / rows.total, gmm.weights)
     means = jnp.where(dead[:, None], row, gmm.means)
     covariance = jax.tree.map(lambda leaf: _adopted(leaf, dead, parent), gmm.covariance)
     return GMM(jnp.log(weights / weights.sum()), means, covariance)

@@ -42,8 +42,8 @@ class Rows(abc.ABC):
 
     @property
     @abc.abstractmethod
-    def least(self) -> Any:
-        """The smallest weight of a row."""
+    def unit(self) -> Any:
+        """What one row is worth: 1 where weights are whole numbers, and their mean where they are not."""
 
     @abc.abstractmethod
     def sum(self, f: Callable[[Float[Array, "c d"], Float[Array, " c"]], S], chunk_size: int) -> S:
@@ -55,6 +55,11 @@ class Rows(abc.ABC):
     ) -> tuple[S, Shaped[Array, "k n"]]:
         """The same for an f(rows, weights, state) that knows something of every row, and returns it brought up to date:
         the sum, and the new state of all rows."""
+
+
+def unit_of(xp: Any, weight: Any) -> Any:
+    """`Rows.unit`, in NumPy or in JAX."""
+    return xp.where((weight == xp.round(weight)).all(), 1, weight.mean())
 
 
 @pytree
@@ -90,8 +95,8 @@ class RowsInMemory(Rows):
         return self.x.shape[0] if self.weight is None else self.weight.sum()
 
     @property
-    def least(self) -> Any:
-        return 1.0 if self.weight is None else self.weight.min()
+    def unit(self) -> Any:
+        return 1.0 if self.weight is None else unit_of(jnp, self.weight)
 
     def sum(self, f: Callable[[Float[Array, "c d"], Float[Array, " c"]], S], chunk_size: int) -> S:
         if self.weight is None:

@@ -20,6 +20,7 @@ from jaxtyping import Array, Float
 
 from jgmm.covariance.base import Covariance
 from jgmm.covariance.prior import Floor, Prior
+from jgmm.covariance.tied import Tied
 from jgmm.em.loop import check_finite, says_something
 from jgmm.em.rows import Rows
 from jgmm.em.screening import negligible
@@ -109,7 +110,7 @@ def scaled_step(
         return _Sums(collect(shapes, x, a, seen, jnp.zeros((), x.dtype)), r.sum(axis=0))
 
     sums = rows.sum(chunk, chunk_size(mixture.log_weights.size))
-    of_shapes, of_scales = sums.counts.sum(axis=1), sums.counts + LEAST
+    of_shapes, of_scales = sums.counts.sum(axis=1), sums.counts + LEAST * rows.unit
     new = ScaledGMM(
         m_step(shapes, sums.statistics, prior, floor, of_shapes),
         jnp.log(of_scales) - jnp.log(of_scales.sum(axis=1, keepdims=True)),
@@ -117,6 +118,12 @@ def scaled_step(
     )
     penalty = log_prior(shapes, prior) if with_prior else jnp.zeros((), rows.dtype)
     return new, sums.statistics.log_likelihood, penalty
+
+
+def check_scalable(covariance: Covariance) -> None:
+    """Raise InputError for a family whose members do not stay in it at another scale, or that components share."""
+    own = not isinstance(covariance, Tied) and covariance.scales != "none"
+    check(own, f"scales are those of covariances of their own, not of {covariance.name!r} ones: choose another family.")
 
 
 def with_scales(
@@ -140,12 +147,9 @@ def with_scales(
         The mixture of all components, the scales of a Gaussian side by side; the objective before each iteration, mean
         nats a row; and whether the last change was below `tol`.
     Raises:
-        InputError: Where components share a covariance, and when the likelihood is not finite.
+        InputError: For families without scales, and when the likelihood is not finite.
     """
-    own = all(leaf.shape[0] == gmm.k for leaf in jax.tree.leaves(gmm.covariance)) or gmm.k == 1
-    check(
-        own, f"scales are those of covariances of their own, {gmm.covariance.name!r} has one for all: choose another."
-    )
+    check_scalable(gmm.covariance)
     mixture, converged, total = ScaledGMM.of(gmm, n), False, float(rows.total)
     history: list[float] = []
     while len(history) < max_iter and not converged:

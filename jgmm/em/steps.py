@@ -28,7 +28,7 @@ from jgmm.numerics.summation import CompensatedSum
 
 # About this many pairs (row, component) are taken at a time, of at most so many rows.
 PAIRS, ROWS = 2**23, 2**16
-# A component is dead when it explains less than this many rows, of the least weight.
+# A component is dead when it explains less than this many rows.
 DEAD = 0.1
 
 

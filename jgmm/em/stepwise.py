@@ -5,8 +5,9 @@ The statistics of the E-step, as means over rows, are a running average,
 
     s ← (1 − γ_t) s + γ_t s(batch t),    γ_t = (t + 1)^(−power)
 
-and every M-step is that of s. With power 1 all batches would count alike, those under the mixtures of the beginning as
-well; 0.5 to 1 forgets them. Before rows are averaged in, statistics about the old means become ones about the new.
+(in a batch of fewer rows than the mean one, less of it) and every M-step is that of s. With power 1 all batches would
+count alike, those under the mixtures of the beginning as well; 0.5 to 1 forgets them. Before rows are averaged in,
+statistics about the old means become ones about the new.
 """
 
 from typing import Any
@@ -86,9 +87,9 @@ def partial_fit(
     x: ArrayLike,
     k: int | None = None,
     *,
-    key: PRNGKeyArray | int = 0,
-    covariance_type: Family = "diag",
-    init: Any = "kmeans",
+    key: PRNGKeyArray | int | None = None,
+    covariance_type: Family | None = None,
+    init: Any = None,
     prior: Prior | None = None,
     floor: Floor | None = None,
     sample_weight: ArrayLike | None = None,
@@ -100,8 +101,8 @@ def partial_fit(
     Args:
         state: What the last call returned; None to begin.
         x: A batch of rows [N, D].
-        k: The number of components; for the first batch only, as `key`, `covariance_type`, `init`, `prior` and
-            `floor`, which are those of `jgmm.fit_em`.
+        k: The number of components, 10 by default; for the first batch only, as `key` (0 by default), `covariance_type`
+            ("diag"), `init` ("kmeans"), `prior` and `floor`, which are those of `jgmm.fit_em`.
         sample_weight: How often every row counts [N].
         power: How fast earlier batches are forgotten: from 0, at once, to 1, never.
     Raises:
@@ -121,18 +122,20 @@ def partial_fit(
     rows = as_rows(x)
     rows, weight = weighed(rows, sample_weight)
     if state is None:
-        return _begun(as_key(key), rows, weight, k, covariance_type, init, prior, floor)
+        key = as_key(0 if key is None else key)
+        family, init = covariance_type or "diag", "kmeans" if init is None else init
+        return _begun(key, rows, weight, 10 if k is None else k, family, init, prior, floor)
     check_kind("state", state, Stepwise, "what jgmm.partial_fit returned, or None")
-    check(
-        k is None and prior is None and floor is None,
-        "k, prior and floor are those of the first batch: leave them out.",
-    )
+    first = {"k": k, "key": key, "covariance_type": covariance_type, "init": init, "prior": prior, "floor": floor}
+    given = [name for name, value in first.items() if value is not None]
+    check(not given, f"{', '.join(given)} are those of the first batch: leave them out.")
     d = state.z_gmm.d
     check(rows.shape[1] == d, f"expected rows of {d} features as in the first batch, got {rows.shape[1]}.")
     check(len(rows) > 0, "the batch is empty.")
     rows = rows.astype(state.z_gmm.dtype)
     found = _advanced(state, rows, weight, jnp.asarray(power, rows.dtype))
-    check_finite(bool(jnp.isfinite(found.log_likelihood)), rows.dtype)
+    leaves = (found.log_likelihood, found.z_gmm.means, found.z_gmm.covariance)
+    check_finite(all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(leaves)), rows.dtype)
     return found
 
 
@@ -140,14 +143,13 @@ def _begun(
     key: PRNGKeyArray,
     rows: Float[Array, "n d"],
     weight: Float[Array, " n"] | None,
-    k: int | None,
+    k: int,
     family: Family,
     init: Any,
     prior: Prior | None,
     floor: Floor | None,
 ) -> Stepwise:
-    k = 10 if k is None else check_count("k", k)
-    check_enough(rows.shape[0], k)
+    check_enough(rows.shape[0], check_count("k", k))
     blank = jax.eval_shape(lambda: identity_of(family)(k, rows.shape[1], rows.dtype))
     check(blank.additive, f"stepwise EM does not know {blank.name} covariances: their statistics are of one mixture.")
     if blank.scales == "none":
@@ -186,7 +188,8 @@ def _advanced(
 ) -> Stepwise:
     gmm, rows = state.z_gmm, RowsInMemory(state.encoder.encode(x), weight)
     statistics, total = e_step(gmm, rows), jnp.asarray(rows.total, x.dtype)
-    share = (state.steps + 1) ** -power
+    rate = (state.steps + 1) ** -power
+    share = rate * total / (rate * total + (1 - rate) * state.seen / state.steps)
     of_batch = Means(*(leaf / total for leaf in (statistics.counts, statistics.first, statistics.second)))
     means = jax.tree.map(lambda old, new: (1 - share) * old + share * new, state.means, of_batch)
     seen = state.seen + total

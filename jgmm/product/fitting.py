@@ -98,6 +98,8 @@ def fit_product(
     """
     key, rows = as_key(key), as_rows(x)
     check("start" not in options, "a product starts from clusters: leave start out.")
+    plain = {"sample_weight", "missing"} & options.keys()
+    check(not plain, f"{' and '.join(sorted(plain))} are for plain mixtures (jgmm.fit_em): leave them out.")
     groups = groups_of(blocks, rows.shape[1])
     levels = levels_of(classes)
     check_kind("shared", shared, (bool, np.bool_), "True or False")

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from sklearn.datasets import load_digits
 from sklearn.decomposition import FactorAnalysis
 
@@ -93,6 +94,36 @@ def test_digits_are_kept_where_factors_are_long_and_means_far_away():
     inverse = np.linalg.inv(np.asarray(factors @ factors.swapaxes(1, 2) + noise[:, :, None] * np.eye(8)))
     expected = np.einsum("nkd,kde,nke->nk", off, inverse, off)
     np.testing.assert_allclose(found, expected, rtol=2e-3, atol=0.05)
+
+
+def test_distances_keep_their_digits_where_means_are_far_apart():
+    """Factors of the size of the noise: what cancels is the distance between means."""
+    rng = np.random.default_rng(0)
+    factors, noise = rng.normal(size=(2, 8, 1)).astype(np.float32), rng.uniform(0.5, 1, (2, 8)).astype(np.float32)
+    means = np.array([[0.0] * 8, [3e4] * 8], np.float32)
+    x = (means[:, None] + rng.normal(size=(2, 20, 8))).reshape(-1, 8).astype(np.float32)
+    found = LowRank(jnp.asarray(factors), jnp.asarray(noise)).squared_mahalanobis(jnp.asarray(means))(jnp.asarray(x))
+    inverse = np.linalg.inv(np.einsum("kdr,ker->kde", factors, factors) + noise[:, :, None] * np.eye(8))
+    off = x.astype(np.float64)[:, None] - means
+    expected = np.einsum("nkd,kde,nke->nk", off, inverse, off)
+    near = np.repeat([0, 1], 20)
+    np.testing.assert_allclose(np.asarray(found)[range(40), near], expected[range(40), near], rtol=1e-4)
+
+
+def test_a_rank_is_part_of_the_family():
+    """A start of another rank is refitted, and networks of another than the default one are not saved to be lost."""
+    x = np.random.default_rng(0).normal(size=(100, 9)) @ np.random.default_rng(1).normal(size=(9, 9))
+    start = jgmm.fit_em(0, x, 2, covariance_type=jgmm.low_rank(3), max_iter=2).gmm
+    fit = jgmm.fit_em(0, x, covariance_type=jgmm.low_rank(1), start=start, max_iter=2)
+    assert fit.gmm.covariance.factors.shape == (2, 9, 1)
+    assert jgmm.fit_em(0, x, start=start, max_iter=2).gmm.covariance.factors.shape == (2, 9, 3)
+    assert np.isfinite(jgmm.fit_gradient(jax.random.key(0), fit.gmm, x, epochs=1).model.log_prob(x)).all()
+    model = jgmm.ConditionalGMM(9, 2, 2, jgmm.low_rank(1), rngs=nnx.Rngs(0))
+    with pytest.raises(InputError, match="has no name"):
+        jgmm.save("never", model)
+    with pytest.raises(InputError, match="scikit-learn's form"):
+        jgmm.GMM.from_parameters([1.0], [[0.0]], [[[1.0]]], jgmm.low_rank(1, tied=True))
+    assert start.marginal([0]).n_parameters == 1 + 2 + 2
 
 
 def test_digits_are_better_explained_than_by_variances_alone(tmp_path):

@@ -57,6 +57,13 @@ def test_statistics_are_the_running_average_of_raw_moments():
             np.testing.assert_allclose(state.z_gmm.weights, counts, atol=1e-12)
 
 
+def test_a_short_batch_counts_by_its_rows():
+    x = np.random.default_rng(0).permutation(load_iris().data)
+    state = jgmm.partial_fit(None, x[:149], 3)
+    after = jgmm.partial_fit(state, x[149:])
+    np.testing.assert_allclose(after.gmm.weights, state.gmm.weights, atol=0.02)
+
+
 def test_one_pass_is_nearly_as_good_as_batch_em_and_better_than_its_beginning():
     rng = np.random.default_rng(0)
     x = rng.permutation(load_digits().data) + rng.uniform(size=(1797, 64))
@@ -89,6 +96,7 @@ def test_it_is_saved_and_goes_on_as_if_it_had_not_been(tmp_path):
         (lambda s, x: jgmm.partial_fit(s, x[:, :3]), "rows of 4 features"),
         (lambda s, x: jgmm.partial_fit(s, x[:0]), "empty"),
         (lambda s, x: jgmm.partial_fit(s, x, k=4), "leave them out"),
+        (lambda s, x: jgmm.partial_fit(s, x, covariance_type="full", key=5), "key, covariance_type are those"),
         (lambda s, x: jgmm.partial_fit(s, x, power=1.5), "at most 1"),
         (lambda s, x: jgmm.partial_fit(None, x, covariance_type="low-rank"), "low-rank"),
         (lambda s, x: jgmm.partial_fit(None, x[:2], k=3), "too few"),

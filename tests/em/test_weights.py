@@ -107,6 +107,14 @@ def test_scales_and_small_components_count_weights_too(iris):
     np.testing.assert_allclose(found.history, expected.history, rtol=1e-10)
 
 
+def test_weights_that_are_no_whole_numbers_mean_the_same_in_any_unit(iris):
+    x, _, _ = iris
+    weight = np.random.default_rng(0).uniform(0.5, 1.5, 150)
+    for options in ({}, {"scales": 2}):
+        fits = [jgmm.fit_em(0, x, 5, sample_weight=unit * weight, **options) for unit in (1.0, 1 / 150)]
+        assert fits[0].history[-1] == pytest.approx(fits[1].history[-1], abs=2e-3)
+
+
 @pytest.mark.parametrize("name", ["kmeans", "kmeans_plusplus", "random", "log_energy"])
 def test_starts_lie_where_the_weight_is(name):
     """Two clusters, of which one hardly counts."""

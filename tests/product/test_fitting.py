@@ -92,6 +92,7 @@ def test_bad_input_is_refused(rng):
         ({"blocks": 2, "classes": 2, "grid": (2, 2)}, "sides of 3 blocks"),
         ({"blocks": 2, "classes": (2, 2), "grid": (1, 3), "k": 60}, "too few"),
         ({"blocks": 2, "start": None}, "leave start out"),
+        ({"blocks": 2, "sample_weight": [1.0] * 60}, "leave them out"),
     ]:
         with pytest.raises(InputError, match=message):
             jgmm.fit_product(0, x, **({"k": 2} | options))

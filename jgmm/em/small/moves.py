@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jgmm.em.rows import unit_of
 from jgmm.em.small.steps import Mixture, Table, kmeans, normalized, one_hot
 
 # Components that are tried before a mixture counts as the best of its neighbors; iterations that shape two halves.
@@ -46,11 +47,12 @@ def _halved(
     """Component k as two, from two clusters of its rows by a few iterations of EM."""
     rows = np.flatnonzero(r > SHARE)
     weight = table.weight[rows]
-    if weight.sum() < 2 * LEAST or len(rows) < 2:
+    least = LEAST * float(unit_of(np, table.weight))
+    if weight.sum() < 2 * least or len(rows) < 2:
         return _Halves(None, -np.inf)
     share = one_hot(kmeans(rng, table.x[rows], 2, weight), 2, weight) * r[rows]
     for _ in range(SHAPING):
-        if share.sum(axis=1).min() < LEAST:
+        if share.sum(axis=1).min() < least:
             return _Halves(None, -np.inf)
         try:
             pair = table.m_step(share, rows)

@@ -114,18 +114,21 @@ def kmeans(rng: np.random.Generator, x: np.ndarray, k: int, weight: np.ndarray) 
 def _seeds(rng: np.random.Generator, x: np.ndarray, norms: np.ndarray, k: int, weight: np.ndarray) -> np.ndarray:
     """Greedy k-means++: of a few rows drawn with probability proportional to the squared distance to the seeds so far,
     the one that leaves the smallest sum of those (Arthur and Vassilvitskii, 2007, section 5)."""
-    trials = 2 + int(np.log(k))
+    trials, alike = 2 + int(np.log(k)), bool((weight == weight[0]).all())
 
     def drawn(share: np.ndarray, n: int) -> np.ndarray:
         ladder = np.cumsum(share)
         return np.minimum(np.searchsorted(ladder, rng.random(n) * ladder[-1], side="right"), len(x) - 1)
 
-    chosen = [int(drawn(weight, 1)[0])]
+    def any_row() -> int:
+        return int(rng.integers(len(x)) if alike else drawn(weight, 1)[0])
+
+    chosen = [any_row()]
     nearest = np.maximum(norms + norms[chosen[0]] - 2 * x @ x[chosen[0]], 0)
     for _ in range(1, k):
         share = weight * nearest
         if not share.sum() > 0:  # all rows coincide with seeds: any will do
-            chosen.append(int(drawn(weight, 1)[0]))
+            chosen.append(any_row())
             continue
         rows = drawn(share, trials)
         left = np.minimum(np.maximum(norms[:, None] + norms[rows] - 2 * x @ x[rows].T, 0), nearest[:, None])
