@@ -46,7 +46,7 @@ def test_em_of_one_component_is_scikit_learns_factor_analysis():
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("tied", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_em_raises_the_posterior_until_its_gradient_is_zero(tied):
     x, label, means = factor_rows(tied)
     rows, prior = RowsInMemory(jnp.asarray(x)), Prior(strength=3.0, variance=jnp.linspace(0.5, 2.0, D))

@@ -16,6 +16,8 @@ from jgmm.errors import InputError
 from jgmm.registry import COVARIANCES
 
 NO_FLOOR = Floor(absolute=0.0, relative=0.0)
+OTHERS = [family for family in COVARIANCES if family not in ("full", "diag")]
+ADDITIVE = [family for family in OTHERS if "low-rank" not in family]
 
 
 def with_gaps(x, share=0.3, seed=0):
@@ -27,7 +29,7 @@ def with_gaps(x, share=0.3, seed=0):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("family", COVARIANCES)
+@pytest.mark.parametrize("family", ["full", "diag", *(pytest.param(f, marks=pytest.mark.slow) for f in OTHERS)])
 def test_rows_are_explained_and_filled_in_by_marginals_and_conditionals(family, rng):
     gmm = random_mixture(rng, family)
     x = with_gaps(3 * rng.normal(size=(12, gmm.d)))
@@ -66,7 +68,7 @@ def test_a_step_is_that_of_its_formulas(rng):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("family", [family for family in COVARIANCES if "low-rank" not in family])
+@pytest.mark.parametrize("family", ["full", "diag", *(pytest.param(f, marks=pytest.mark.slow) for f in ADDITIVE)])
 def test_without_gaps_it_is_em_and_with_them_the_objective_never_falls(family, rng):
     gmm, x = random_mixture(rng, family), jnp.asarray(3 * rng.normal(size=(60, 4)))
     prior = Prior(strength=2.0, mean_strength=1.0)

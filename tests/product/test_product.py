@@ -21,6 +21,7 @@ K, SIZE = 3, 2
 # Blocks under two regions, and those under the whole.
 PARENTS = ((0, 0), (0, 1, 1))
 KINDS = ["independent", "classes", "tree", "shared", "groups"]
+REST = ["independent", "classes", "shared"]
 
 
 def random_table(rng, *shape):
@@ -159,7 +160,7 @@ def test_a_grid_of_classes_has_the_blocks_below_each():
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("smoothing", ["none", "brownian"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["tree", "groups", *(pytest.param(k, marks=pytest.mark.slow) for k in REST)])
 def test_the_flow_is_that_between_the_dense_mixtures(kind, smoothing):
     """From N(0, I), and from another product without classes."""
     target = random_product(kind)
@@ -269,7 +270,7 @@ def test_a_product_is_data_to_jit_and_vmap():
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["tree", "groups", *(pytest.param(k, marks=pytest.mark.slow) for k in REST)])
 def test_features_given_others_are_those_of_the_dense_mixture(kind):
     """A block is known, and part of another."""
     product = random_product(kind)
