@@ -1,6 +1,6 @@
 """Gaussian mixtures: p(x) = Σ_k w_k N(x | μ_k, Σ_k)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from math import prod
@@ -13,10 +13,10 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from jgmm.covariance.base import Covariance, Family
 from jgmm.errors import InputError, check, check_count, short
-from jgmm.numerics.arguments import as_floats, as_key, check_kind, is_traced
+from jgmm.numerics.arguments import as_floats, as_key, check_kind, feature_index, is_traced
 from jgmm.numerics.linalg import matmul
 from jgmm.numerics.pytree import pytree
-from jgmm.numerics.typing import ArrayLike
+from jgmm.numerics.typing import ArrayLike, Features
 from jgmm.registry import COVARIANCES
 
 LOG_2PI = 1.8378770664093453
@@ -25,7 +25,6 @@ TOLERANCE = 1e-4
 # Halvings of the interval that holds a quantile: more than the digits of a float32, or of a float64.
 HALVINGS = 64
 
-Features = Sequence[int] | Sequence[bool] | np.ndarray | Array
 T = TypeVar("T")
 
 
@@ -293,33 +292,6 @@ class GMM:
 
     def _points(self, x: ArrayLike) -> Array:
         return as_floats("x", x, self.means.dtype, finite=False)
-
-
-def feature_index(name: str, features: Features, d: int) -> Any:
-    """Which of d features are meant: whole numbers, in an array of NumPy's unless they are traced. A boolean mask means
-    those where it is true.
-
-    Raises:
-        InputError: If a feature is not one of d, or is named twice.
-    """
-    if isinstance(features, jax.core.Tracer):
-        whole = jnp.issubdtype(features.dtype, jnp.integer)
-        check(whole, f"{name} under jit must be whole numbers, got {features.dtype}: a mask must not be traced.")
-    else:
-        try:
-            index = np.asarray(features)
-        except (TypeError, ValueError):
-            raise InputError(f"{name} must be a list of whole numbers, got {short(features)}.") from None
-        if index.dtype == bool:
-            check(index.shape == (d,), f"a mask must have shape ({d},), got {index.shape}.")
-            index = np.flatnonzero(index)
-        whole = index.ndim == 1 and index.size > 0 and np.issubdtype(index.dtype, np.integer)
-        check(whole, f"{name} must be a non-empty list of whole numbers, got {short(features)}.")
-        inside = ((index >= 0) & (index < d)).all()
-        check(inside, f"{name} must be from 0 to {d - 1}, got {index.tolist()}.")
-        check(np.unique(index).size == index.size, f"a feature is named twice: {index.tolist()}.")
-        features = index.astype(np.int32)
-    return features
 
 
 def log_constant(gmm: GMM) -> Float[Array, " k"]:

@@ -61,9 +61,8 @@ def _run(options: SweepOptions) -> None:
         fits.comparison(picture, rows, (row.covariance_type, row.k), options.criterion)
         print(f"\nbest by {options.criterion}: {row.covariance_type} covariances, K={row.k}\n{table}\n{picture}")
         (folder / "best").mkdir(exist_ok=True)
-        fitting.finish(
-            options.at(row.k, row.covariance_type), data, train, fitting.Found(state, Mark(), []), clock, begun
-        )
+        found = fitting.Found(state, state.gmm, Mark(), [])
+        fitting.finish(options.at(row.k, row.covariance_type), data, train, found, clock, begun)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 
 import jgmm
+from jgmm import fit
 from jgmm.commands import cli
 from jgmm.covariance.base import identity_of
 from jgmm.covariance.prior import as_arrays
@@ -30,6 +31,12 @@ def run(main, *args):
     finally:
         jax.config.update("jax_enable_x64", False)
     return 0
+
+
+def refused(capsys, *args):
+    """The message of a refused command, which must exit with 2."""
+    assert run(fit.main, *args) == 2
+    return " ".join(capsys.readouterr().err.replace("│", " ").split())
 
 
 def random_mixture(rng: np.random.Generator, name: str, k: int = 3, d: int = 4, dtype: str = "float64") -> GMM:

@@ -10,11 +10,11 @@ from jaxtyping import Array, Float
 from jgmm.checkpoint.interrupted import InterruptedFit
 from jgmm.commands.inputs import basis_of, is_local
 from jgmm.commands.options import Common, Options
-from jgmm.covariance.base import Family
-from jgmm.covariance.lowrank import low_rank
+from jgmm.covariance.base import Covariance, Family, identity_of
 from jgmm.covariance.prior import Floor, Prior
 from jgmm.data.images import CELL_VARIANCE, Images, mirror_of
 from jgmm.em.initializers import log_energy
+from jgmm.em.scales import check_scalable
 from jgmm.encoder.base import Encoder, encode_with_residual
 from jgmm.encoder.bases import patterns, turn
 from jgmm.encoder.common_axes import learned_turns
@@ -23,7 +23,7 @@ from jgmm.encoder.pca import PCA, Spectrum, fit_pca
 from jgmm.encoder.rotated import RotatedPCA
 from jgmm.errors import check
 from jgmm.metrics.likelihood import feature_chunks
-from jgmm.registry import BASES, PRIORS
+from jgmm.registry import BASES, COVARIANCES, PRIORS
 
 # Streams of random numbers, folded into the seed.
 EM_STREAM, NOISE_STREAM, STATISTICS_STREAM, SUMMARY_STREAM, BASIS_STREAM, LABEL_STREAM = range(6)
@@ -177,10 +177,17 @@ def tolerance(options: Common, codes: Codes) -> float:
 
 
 def family_of(options: Options) -> Family:
-    """The family of the covariances: its name, or that of the rank asked for."""
-    if options.rank is None:
-        return options.family
-    return low_rank(options.rank, tied=options.family.startswith("tied"))
+    """The family of the covariances: its name, or what it is of the rank asked for.
+
+    Raises:
+        InputError: For a rank or scales that the family does not have.
+    """
+    found, family = COVARIANCES.resolve(options.family), options.family
+    if options.rank is not None:
+        family = getattr(found, "of_rank", Covariance.of_rank)(options.rank)
+    if options.scales > 1:
+        check_scalable(jax.eval_shape(lambda: identity_of(family)(1, 1)))
+    return family
 
 
 def em_options(options: Common, codes: Codes, rows: Float[Array, "n d"]) -> dict[str, Any]:

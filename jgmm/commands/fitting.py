@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from jgmm.checkpoint.files import CONFIG, PRIOR, TRAIN_LOG_PROB
 from jgmm.checkpoint.interrupted import InterruptedFit, kept_options, numbers_of, state_of
@@ -26,7 +26,6 @@ from jgmm.commands.codes import (
     fit_encoder,
     say_what_varies,
     to_codes,
-    tolerance,
 )
 from jgmm.commands.inputs import Data, check_data, check_free, check_start, prepare
 from jgmm.commands.options import Options
@@ -52,6 +51,7 @@ def run(options: Options) -> None:
     """
     begun = time.perf_counter()
     folder = options.run_folder
+    family_of(options)  # which must be one
     if not options.resume:
         check_free(folder)
     before = load_source(folder) if (folder / CONFIG).exists() else None
@@ -77,7 +77,8 @@ def _go_on(options: Options, data: Data, before: Source | None, start: Source | 
         try:
             codes = _codes(options, data, before or start, interrupted)
             say_what_varies(options, codes, data.held_out)
-            point = _resumed(options, codes, before, interrupted)
+            task = Task.of(options, codes)
+            point = _resumed(options, task, before, interrupted)
             if before is not None and _is_done(options, point):
                 further = " Raise --max-iter, or lower --tol, to go on." if options.scales == 1 else ""
                 print(f"nothing to do: the fit is finished.{further}")
@@ -89,13 +90,15 @@ def _go_on(options: Options, data: Data, before: Source | None, start: Source | 
             if before is not None and point.state is not None:
                 interrupted.save(point.state, point.mark, at_once=True)
             interrupted.save_options(options.to_json(), data.sha256)
-            found = _fit(options, codes, start, point, interrupted, clock)
+            found = _fit(options, codes, task, start, point, interrupted, clock)
             if options.blocks is not None or options.scales > 1:  # which are still to come
                 interrupted.save(found.state, found.mark, at_once=True)
         except InputError as error:
             if not options.resume and not isinstance(error, Fault):
                 _withdraw(folder, interrupted)
             raise
+        if options.scales > 1:
+            found = found._replace(gmm=_scaled(options, codes, task, found.state))
         finish(options, data, codes, found, clock, begun)
     interrupted.remove()
 
@@ -107,10 +110,25 @@ class Point(NamedTuple):
     mark: Mark
 
 
+class Task(NamedTuple):
+    """What EM is fitted to, and what `jgmm.em.loop.run_em` is asked for."""
+
+    rows: Float[Array, "n d"]
+    options: dict[str, Any]
+
+    @classmethod
+    def of(cls, options: Options, codes: Codes) -> "Task":
+        """The rows that the options choose of the codes."""
+        rows = rows_of(options, codes)
+        return cls(rows, em_options(options, codes, rows))
+
+
 class Found(NamedTuple):
-    """A fit that is done, and the seconds of the iterations that were made now."""
+    """A fit that is done: the last state of EM and the mixture that came of it, and the seconds of the iterations that
+    were made now."""
 
     state: EMState
+    gmm: GMM
     mark: Mark
     seconds: list[float]
 
@@ -126,8 +144,7 @@ def finish(
     """Normalize a fitted mixture, evaluate it, and write the run folder with its pictures."""
     folder, key, state = options.run_folder, jax.random.key(options.seed), found.state
     history = [codes.nats(objective) for objective in state.history]
-    gmm = state.gmm if options.scales == 1 else _scaled(options, codes, state)
-    mixture = gmm if options.blocks is None else product_of(options, codes, gmm, data.train.shape)
+    mixture = found.gmm if options.blocks is None else product_of(options, codes, found.gmm, data.train.shape)
     source = _normalized(key, options, unnormalized(mixture, codes.encoder, data.train.shape))
     summary_key = jax.random.fold_in(key, SUMMARY_STREAM)
     summary, log_prob = summarize(summary_key, source, data, codes, state, found.seconds, clock)
@@ -190,12 +207,11 @@ def _codes(options: Options, data: Data, known: Source | None, interrupted: Inte
     return codes._replace(n_blocks=prod(grid))
 
 
-def _resumed(options: Options, codes: Codes, before: Source | None, interrupted: InterruptedFit) -> Point:
+def _resumed(options: Options, task: Task, before: Source | None, interrupted: InterruptedFit) -> Point:
     """Where a fit goes on from: its last state, the end of a finished one, or the beginning."""
     if not options.resume:
         return Point(None, Mark())
-    x, family = rows_of(options, codes), family_of(options)
-    asked = em_options(options, codes, x)["prior"]
+    x, family, asked = task.rows, family_of(options), task.options["prior"]
     prior = asked if isinstance(asked, Prior) else Prior()
     kept = interrupted.load(options.k, x.shape, family, x.dtype, prior)
     if kept is None and before is not None:
@@ -206,7 +222,7 @@ def _resumed(options: Options, codes: Codes, before: Source | None, interrupted:
         return Point(None, Mark())
     state, mark = kept
     changes = np.abs(np.diff(state.history[-2:]))
-    return Point(replace(state, converged=state.converged and bool((changes < tolerance(options, codes)).all())), mark)
+    return Point(replace(state, converged=state.converged and bool((changes < task.options["tol"]).all())), mark)
 
 
 def _kept_prior(folder: Path, config: dict[str, Any]) -> Prior | None:
@@ -230,6 +246,7 @@ def _is_done(options: Options, point: Point) -> bool:
 def _fit(
     options: Options,
     codes: Codes,
+    task: Task,
     start: Source | None,
     point: Point,
     interrupted: InterruptedFit,
@@ -247,14 +264,13 @@ def _fit(
         last = Point(state, progress.journal.mark)
         interrupted.save(state, last.mark)
 
-    x = rows_of(options, codes)
     try:
         done = run_em(
             jax.random.fold_in(jax.random.key(options.seed), EM_STREAM),
-            x,
+            task.rows,
             k=options.k,
             covariance_type=family_of(options),
-            **em_options(options, codes, x),
+            **task.options,
             start=None if start is None else one_mixture(start.gmm),
             state=point.state,
             callback=follow,
@@ -264,20 +280,19 @@ def _fit(
             interrupted.save(last.state, last.mark, at_once=True)
         raise
     progress.close()
-    return Found(done, progress.journal.mark, progress.seconds)
+    return Found(done, done.gmm, progress.journal.mark, progress.seconds)
 
 
-def _scaled(options: Options, codes: Codes, state: EMState) -> GMM:
+def _scaled(options: Options, codes: Codes, task: Task, state: EMState) -> GMM:
     """The mixture with all scales."""
-    stage, x = Stage("scales", codes.nats), rows_of(options, codes)
-    asked = em_options(options, codes, x)
+    stage = Stage("scales", codes.nats)
     gmm, history, converged = with_scales(
         state.gmm,
-        RowsInMemory(x, asked=options.chunk_size),
+        RowsInMemory(task.rows, asked=options.chunk_size),
         options.scales,
-        *as_arrays(state.prior, asked["floor"], x.dtype),
+        *as_arrays(state.prior, task.options["floor"], task.rows.dtype),
         max_iter=options.max_iter,
-        tol=asked["tol"],
+        tol=task.options["tol"],
         callback=stage,
     )
     stage.end(len(history), converged)

@@ -190,12 +190,6 @@ class Options(Common, _Mixture):
         super().check()
         check_names(self, covariance_type=COVARIANCES)
         check_counts(self, k=1, rank=1, scales=1, blocks=1)
-        check(
-            self.rank is None or "low-rank" in self.family,
-            f"--rank is that of low-rank covariances, not {self.family}.",
-        )
-        own = not self.family.startswith("tied")
-        check(self.scales == 1 or own, f"--scales are those of covariances of their own, not {self.family}.")
         for n in self.classes:
             check_count("--classes", n, most=MOST)
         check(

@@ -69,6 +69,11 @@ class Covariance(abc.ABC):
     def identity(cls, k: int, d: int, dtype: Any = None) -> "Covariance":
         """The simplest member of the family, for K components and D features: where it can be, identity matrices."""
 
+    @classmethod
+    def of_rank(cls, rank: Any) -> Family:
+        """The members of the family that have so many columns. Raises InputError for a family without a rank."""
+        raise InputError(f"{cls.__name__} covariances have no rank: low-rank ones do.")
+
     @abc.abstractmethod
     def log_det(self) -> Float[Array, " #k"]:
         """log |Σ_k|."""

@@ -66,6 +66,10 @@ class LowRank(Covariance):
         noise = 1 - (factors**2).sum(axis=1)
         return cls(jnp.tile(factors[None], (k, 1, 1)), jnp.tile(noise[None], (k, 1)))
 
+    @classmethod
+    def of_rank(cls, rank: Any) -> "_OfRank":
+        return _OfRank(check_count("rank", rank))
+
     def _scaled_factors(self) -> Float[Array, "#k d r"]:
         """U = ψ^(−1/2) W."""
         return self.factors / jnp.sqrt(self.noise)[:, :, None]
@@ -125,15 +129,14 @@ class LowRank(Covariance):
         return bounded(y - einsum("kdr,krs,ks->kd", u, _less(u), einsum("kdr,kd->kr", u, y)))
 
     def color(self, component: Int[Array, " n"], noise: Float[Array, "n d"]) -> Float[Array, "n d"]:
-        k = jnp.minimum(component, self.noise.shape[0] - 1)
-        u = self._scaled_factors()
-        # A row at a time: their factors together would be n matrices.
+        k, u = jnp.minimum(component, self.noise.shape[0] - 1), self._scaled_factors()
         more = _more(u)
 
         def row(leaf: tuple[Array, Array]) -> Array:
             i, e = leaf
             return e + matmul(u[i], matmul(more[i], matmul(u[i].T, e)))
 
+        # Few rows at a time: the factors of all would be n matrices.
         return jnp.sqrt(self.noise)[k] * jax.lax.map(row, (k, noise), batch_size=64)
 
     def moments(self, x: Float[Array, "n d"], r: Float[Array, "n k"], means: Float[Array, "k d"]) -> Array:
@@ -258,6 +261,9 @@ class _OfRank:
         return LowRank.from_parameter(parameter, k, d)
 
 
+tied_low_rank = TiedFamily(LowRank)
+
+
 def low_rank(rank: Any, tied: bool = False) -> Any:
     """The family of low-rank covariances of so many columns, of which `tied` ones share one. Raises InputError for less
     than one.
@@ -268,8 +274,4 @@ def low_rank(rank: Any, tied: bool = False) -> Any:
     >>> fit.gmm.covariance.factors.shape
     (5, 64, 4)
     """
-    family = _OfRank(check_count("rank", rank))
-    return TiedFamily(family) if tied else family
-
-
-tied_low_rank = TiedFamily(LowRank)
+    return (tied_low_rank if tied else LowRank).of_rank(rank)

@@ -118,6 +118,10 @@ class TiedFamily:
     def __call__(self, k: int, d: int, dtype: Any = None) -> Tied:
         return self.identity(k, d, dtype)
 
+    def of_rank(self, rank: Any) -> "TiedFamily":
+        """Tied covariances of so many columns. Raises InputError for a family without a rank."""
+        return TiedFamily(self.shared.of_rank(rank))
+
     def from_parameter(self, parameter: Array, k: int, d: int) -> Tied:
         """One covariance in scikit-learn's form: [D, D], [D] or a number."""
         return Tied(self.shared.from_parameter(parameter[None], 1, d))

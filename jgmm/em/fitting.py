@@ -147,25 +147,27 @@ def fit_em(
     check_lengths(max_iter, n_init, tol, chunk_size)
     check(callback is None or callable(callback), f"callback must be a function of the state, got {short(callback)}.")
     check_count("scales", scales)
-    units = _units(covariance_type, start, k, rows)
+    units = units_of(covariance_type, start, k, rows)
     if scales > 1:
         identity = identity_of(covariance_type or ("diag" if start is None else start.covariance))
         check_scalable(jax.eval_shape(lambda: identity(k, rows.shape[1], rows.dtype)))
     kind = encoder if isinstance(encoder, Encoder) else ENCODERS.resolve(encoder)
+    if gaps is not None:
+        apart = kind in FEATURE_BY_FEATURE or isinstance(kind, Standardize | Identity)
+        check(apart, "missing values need an encoder that keeps features apart: robust, standardize or identity.")
+        check(scales == 1, "scales are fitted to rows without missing values: leave scales out.")
     clusters = isinstance(init, str) and INITIALIZERS.canonical(init) == "kmeans"
     plain = start is None and chunk_size is None and scales == 1 and clusters and kind in FEATURE_BY_FEATURE
     plain = plain and gaps is None
     arithmetic = small_arithmetic(rows.shape, k, covariance_type or "diag") if plain else None
-    if floor is None:
-        in_double = arithmetic is not None or rows.dtype == jnp.float64
-        floor = Floor(absolute=FLOOR if in_double else FLOOR_IN_SINGLE)
+    floor = default_floor(arithmetic is not None or rows.dtype == jnp.float64) if floor is None else floor
     prior, floor = as_arrays(prior, floor, rows.dtype)
     check_prior(prior, k, rows.shape[1])
     same: dict[str, Any] = {"k": k, "n_init": n_init, "max_iter": max_iter, "tol": tol, "prior": prior, "floor": floor}
     same["callback"] = callback
     if arithmetic is not None:
         return _fit_small(key, rows, weight, kind, units, arithmetic, **same)
-    found = _encoder(kind, units, rows, weight)
+    found = encoder_of(kind, units, rows, weight)
     z, log_residual = encode_with_residual(found, rows)
     state = run_em(
         key,
@@ -182,8 +184,6 @@ def fit_em(
     volume = found.log_det() + log_residual if found.has_density else jnp.zeros(len(rows), z.dtype)
     gmm, history, converged = state.gmm, state.history, state.converged
     if gaps is not None:
-        check(isinstance(found, Standardize | Identity), "missing values need an encoder that keeps features apart.")
-        check(scales == 1, "scales are fitted to rows without missing values: leave scales out.")
         holes = jnp.where(gaps, jnp.nan, z)
         same = {"max_iter": max_iter, "tol": tol}
         gmm, history, converged = with_missing(gmm, holes, weight, state.prior, floor, **same)
@@ -198,6 +198,11 @@ def fit_em(
     if of_x is None:
         return EMFit(gmm, found, history, converged)
     return EMFit(of_x, Identity(of_x.d), history, converged)
+
+
+def default_floor(in_double: bool) -> Floor:
+    """What holds variances up in units of z, where nothing is asked for."""
+    return Floor(absolute=FLOOR if in_double else FLOOR_IN_SINGLE)
 
 
 def weighed(
@@ -245,8 +250,6 @@ def _metrics(z: Float[Array, "n d"], weight: Float[Array, " n"] | None, encoder:
 def _without_gaps(rows: Float[Array, "n d"]) -> tuple[Float[Array, "n d"], Bool[Array, "n d"] | None]:
     """The rows with the mean of a feature where it is missing, and where that is; None for nowhere."""
     gaps = jnp.isnan(rows)
-    empty = np.flatnonzero(np.asarray(gaps.all(axis=0)))
-    check(empty.size == 0, f"feature {empty[:1].sum()} is missing in every row: leave it out.")
     return (jnp.where(gaps, jnp.nanmean(rows, axis=0)[None], rows), gaps) if bool(gaps.any()) else (rows, None)
 
 
@@ -260,8 +263,13 @@ def as_rows(x: ArrayLike, gaps: bool = False) -> Float[Array, "n d"]:
     check(not gaps or not bool(jnp.isinf(rows).any()), "x contains infinite values: expected numbers, or NaN.")
     check(rows.ndim == 2 and rows.shape[1] > 0, f"x must be a table of shape (n, d), got {rows.shape}.")
     rows = rows.astype(jnp.promote_types(rows.dtype, jnp.float32))
-    if not gaps and not is_traced(rows) and rows.shape[0] > 0:
-        _check_digits(np.asarray(x), np.asarray(rows))
+    if not is_traced(rows) and rows.shape[0] > 0:
+        given, taken = np.asarray(x), np.asarray(rows)
+        if gaps:
+            empty = np.flatnonzero(np.isnan(taken).all(axis=0))
+            check(empty.size == 0, f"feature {empty[:1].sum()} is missing in every row: leave it out.")
+            given, taken = (np.where(np.isnan(a), np.nanmin(a, axis=0), a) for a in (given, taken))
+        _check_digits(given, taken)
     return rows
 
 
@@ -287,7 +295,7 @@ def _number_of_components(k: Any, start: GMM | None) -> int:
     return 10 if k is None else check_count("k", k)
 
 
-def _units(covariance_type: Family | None, start: GMM | None, k: int, x: Array) -> set[Scales]:
+def units_of(covariance_type: Family | None, start: GMM | None, k: int, x: Array) -> set[Scales]:
     """Which changes of units leave the families as they are that a fit and its start are in."""
     found = set() if start is None else {start.covariance.scales}
     if start is None or covariance_type is not None:
@@ -300,7 +308,7 @@ def _blank_codes(encoder: Encoder, dtype: Any) -> tuple[Array, Array]:
     return jnp.zeros((1, encoder.n_codes), dtype), jnp.zeros((1, encoder.n_residual), dtype)
 
 
-def _encoder(kind: Any, scales: set[Scales], x: Float[Array, "n d"], weight: Float[Array, " n"] | None) -> Encoder:
+def encoder_of(kind: Any, scales: set[Scales], x: Float[Array, "n d"], weight: Float[Array, " n"] | None) -> Encoder:
     """The encoder asked for, with such scales as leave all families concerned as they are."""
     if isinstance(kind, Encoder):
         width = jax.eval_shape(lambda: kind.decode(*_blank_codes(kind, x.dtype))).shape[1]

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,10 @@ from jgmm.em.screening import no_bounds
 from jgmm.em.steps import DEAD, Step, em_step, from_beginning, in_family, objective
 from jgmm.errors import InputError, check, check_count, check_number, short
 from jgmm.mixture import GMM
+from jgmm.numerics.summation import CompensatedSum
 from jgmm.numerics.typing import ArrayLike
+
+T = TypeVar("T")
 
 # Iterations after which components that were moved are judged.
 TRIAL = 3
@@ -241,6 +244,40 @@ def _better(task: _Task, state: EMState) -> EMState:
     if best is None or getattr(state, values)[-1] > getattr(best, values)[-1]:
         return replace(state, best=None, bounds=None)
     return best
+
+
+def climb(
+    step: Callable[[T], tuple[T, CompensatedSum, Array]],
+    start: T,
+    rows: float,
+    dtype: jnp.dtype,
+    *,
+    max_iter: int,
+    tol: float,
+    callback: Callable[[int, float], None] | None = None,
+) -> tuple[T, list[float], bool]:
+    """EM from a start of any kind, without restarts or moves.
+
+    Args:
+        step: An iteration: the next model, and Σ log p(x_n) and log p(parameters) of the last one.
+        rows: How many count.
+        callback: Called with the number of the iteration and the mean log-likelihood before it.
+    Returns:
+        The model, the objective before each iteration (mean nats a row), and whether its last change was below `tol`.
+    Raises:
+        InputError: When the likelihood is not finite in this dtype.
+    """
+    model, converged = start, False
+    history: list[float] = []
+    while len(history) < max_iter and not converged:
+        model, log_likelihood, penalty = step(model)
+        mean = float(log_likelihood) / rows
+        history.append(mean + float(penalty) / rows)
+        check_finite(np.isfinite(history[-1]), dtype)
+        if callback is not None:
+            callback(len(history), mean)
+        converged = len(history) > 1 and abs(history[-1] - history[-2]) < tol
+    return model, history, converged
 
 
 def says_something(prior: Prior) -> bool:

@@ -21,7 +21,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jgmm.covariance.base import Covariance
 from jgmm.covariance.prior import Floor, Prior
-from jgmm.em.loop import check_finite, says_something
+from jgmm.em.loop import climb, says_something
 from jgmm.em.statistics import Statistics
 from jgmm.em.steps import log_prior, m_step
 from jgmm.errors import check
@@ -177,14 +177,12 @@ def with_missing(
     missing = np.isnan(np.asarray(x))
     pieces = _Pieces.of(missing, counts, x.dtype)
     total = float(len(x) if counts is None else counts.sum())
-    filled, converged = jnp.nan_to_num(x, nan=0.0), False
-    history: list[float] = []
-    while len(history) < max_iter and not converged:
-        gmm, log_likelihood, penalty = _step(gmm, filled, pieces, prior, floor, with_prior=says_something(prior))
-        history.append((float(log_likelihood) + float(penalty)) / total)
-        check_finite(np.isfinite(history[-1]), x.dtype)
-        converged = len(history) > 1 and abs(history[-1] - history[-2]) < tol
-    return gmm, history, converged
+    filled, with_prior = jnp.nan_to_num(x, nan=0.0), says_something(prior)
+
+    def step(gmm: GMM) -> tuple[GMM, CompensatedSum, Array]:
+        return _step(gmm, filled, pieces, prior, floor, with_prior=with_prior)
+
+    return climb(step, gmm, total, x.dtype, max_iter=max_iter, tol=tol)
 
 
 def observed_log_prob(gmm: GMM, x: ArrayLike) -> Float[Array, " n"]:

@@ -21,7 +21,7 @@ from jaxtyping import Array, Float
 from jgmm.covariance.base import Covariance
 from jgmm.covariance.prior import Floor, Prior
 from jgmm.covariance.tied import Tied
-from jgmm.em.loop import check_finite, says_something
+from jgmm.em.loop import climb, says_something
 from jgmm.em.rows import Rows
 from jgmm.em.screening import negligible
 from jgmm.em.statistics import Statistics, collect
@@ -73,13 +73,9 @@ class ScaledGMM:
     def mixture(self) -> GMM:
         """The mixture of all K S components, the scales of a Gaussian side by side."""
         n, shapes = len(self.scales), self.shapes
-
-        def at(covariance: Covariance, scale: Array) -> Covariance:
-            one = jax.tree.map(lambda leaf: leaf[None], covariance)
-            return jax.tree.map(lambda leaf: leaf[0], one.scaled(jnp.broadcast_to(jnp.sqrt(scale), (shapes.d,))))
-
-        every = jax.vmap(lambda covariance: jax.vmap(lambda scale: at(covariance, scale))(self.scales))
-        covariance = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), every(shapes.covariance))
+        factors = jnp.broadcast_to(jnp.sqrt(self.scales)[:, None], (n, shapes.d))
+        scaled = jax.vmap(shapes.covariance.scaled, out_axes=1)(factors)
+        covariance = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), scaled)
         weights = shapes.log_weights[:, None] + self.log_weights
         return GMM(weights.ravel(), jnp.repeat(shapes.means, n, axis=0), covariance)
 
@@ -150,14 +146,14 @@ def with_scales(
         InputError: For families without scales, and when the likelihood is not finite.
     """
     check_scalable(gmm.covariance)
-    mixture, converged, total = ScaledGMM.of(gmm, n), False, float(rows.total)
-    history: list[float] = []
-    while len(history) < max_iter and not converged:
-        mixture, log_likelihood, penalty = scaled_step(mixture, rows, prior, floor, with_prior=says_something(prior))
-        mean = float(log_likelihood) / total
-        history.append(mean + float(penalty) / total)
-        check_finite(np.isfinite(history[-1]), rows.dtype)
-        if callback is not None:
-            callback(len(history), mean)
-        converged = len(history) > 1 and abs(history[-1] - history[-2]) < tol
-    return mixture.mixture(), history, converged
+    with_prior = says_something(prior)
+    found, history, converged = climb(
+        lambda mixture: scaled_step(mixture, rows, prior, floor, with_prior=with_prior),
+        ScaledGMM.of(gmm, n),
+        float(rows.total),
+        rows.dtype,
+        max_iter=max_iter,
+        tol=tol,
+        callback=callback,
+    )
+    return found.mixture(), history, converged

@@ -18,16 +18,18 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from jgmm.covariance.base import Covariance, Family, identity_of
 from jgmm.covariance.prior import Floor, Prior, as_arrays
-from jgmm.em.fitting import FLOOR, FLOOR_IN_SINGLE, as_rows, weighed
+from jgmm.em.fitting import as_rows, default_floor, encoder_of, weighed
 from jgmm.em.loop import check_enough, check_finite, check_prior, run_em
 from jgmm.em.rows import RowsInMemory
 from jgmm.em.statistics import Statistics
 from jgmm.em.steps import e_step, m_step
-from jgmm.encoder.standardize import Standardize, robust
+from jgmm.encoder.base import Encoder
+from jgmm.encoder.standardize import robust
 from jgmm.errors import check, check_count, check_number
 from jgmm.mixture import GMM
 from jgmm.numerics.arguments import as_key, check_kind
 from jgmm.numerics.pytree import pytree
+from jgmm.numerics.summation import CompensatedSum
 from jgmm.numerics.typing import ArrayLike
 
 # Iterations of EM on the first batch.
@@ -64,7 +66,7 @@ class Stepwise:
     """
 
     z_gmm: GMM
-    encoder: Standardize
+    encoder: Encoder
     means: Means
     prior: Prior
     floor: Floor
@@ -75,8 +77,8 @@ class Stepwise:
     @property
     def gmm(self) -> GMM:
         """The mixture of x."""
-        found = self.encoder.decode_mixture(self.z_gmm)
-        return self.z_gmm if found is None else found
+        found: Any = self.encoder.decode_mixture(self.z_gmm)  # in units that leave the family as it is
+        return found
 
     def __repr__(self) -> str:
         return f"Stepwise({self.z_gmm!r})"
@@ -152,34 +154,34 @@ def _begun(
     check_enough(rows.shape[0], check_count("k", k))
     blank = jax.eval_shape(lambda: identity_of(family)(k, rows.shape[1], rows.dtype))
     check(blank.additive, f"stepwise EM does not know {blank.name} covariances: their statistics are of one mixture.")
-    if blank.scales == "none":
-        encoder = Standardize(jnp.zeros(rows.shape[1], rows.dtype), jnp.ones(rows.shape[1], rows.dtype))
-    else:
-        encoder = robust(rows, common=blank.scales == "common", weight=weight)
-    if floor is None:
-        floor = Floor(absolute=FLOOR if rows.dtype == jnp.float64 else FLOOR_IN_SINGLE)
+    encoder = encoder_of(robust, {blank.scales}, rows, weight)
+    floor = default_floor(rows.dtype == jnp.float64) if floor is None else floor
     prior, floor = as_arrays(prior, floor, rows.dtype)
     check_prior(prior, k, rows.shape[1])
     z = encoder.encode(rows)
-    options: dict[str, Any] = {
-        "covariance_type": family,
-        "init": init,
-        "prior": prior,
-        "floor": floor,
-        "max_iter": BEGINNING,
-    }
-    gmm = run_em(key, z, k=k, sample_weight=weight, **options).gmm
-    statistics = _statistics(gmm, z, weight)
-    total = jnp.asarray(RowsInMemory(z, weight).total, z.dtype)
-    means = Means(*(leaf / total for leaf in (statistics.counts, statistics.first, statistics.second)))
-    zero = jnp.zeros((), z.dtype)
-    seen = float(statistics.log_likelihood) / float(total) + float(encoder.log_det())
-    return Stepwise(gmm, encoder, means, prior, floor, total, zero + 1, zero + seen)
+    gmm = run_em(
+        key,
+        z,
+        k=k,
+        covariance_type=family,
+        init=init,
+        sample_weight=weight,
+        prior=prior,
+        floor=floor,
+        max_iter=BEGINNING,
+    ).gmm
+    means, log_likelihood = _means_of(gmm, encoder, RowsInMemory(z, weight))
+    one = jnp.ones((), z.dtype)
+    return Stepwise(gmm, encoder, means, prior, floor, one * RowsInMemory(z, weight).total, one, log_likelihood)
 
 
 @jax.jit
-def _statistics(gmm: GMM, z: Float[Array, "n d"], weight: Float[Array, " n"] | None) -> Statistics:
-    return e_step(gmm, RowsInMemory(z, weight))
+def _means_of(gmm: GMM, encoder: Encoder, rows: RowsInMemory) -> tuple[Means, Float[Array, ""]]:
+    """The statistics of a batch as means over its rows, and their log-likelihood, mean nats a row of x."""
+    found = e_step(gmm, rows)
+    means = Means(*(leaf / rows.total for leaf in (found.counts, found.first, found.second)))
+    total = found.log_likelihood
+    return means, (total.high + total.low) / rows.total + encoder.log_det()
 
 
 @jax.jit
@@ -187,22 +189,14 @@ def _advanced(
     state: Stepwise, x: Float[Array, "n d"], weight: Float[Array, " n"] | None, power: Float[Array, ""]
 ) -> Stepwise:
     gmm, rows = state.z_gmm, RowsInMemory(state.encoder.encode(x), weight)
-    statistics, total = e_step(gmm, rows), jnp.asarray(rows.total, x.dtype)
-    rate = (state.steps + 1) ** -power
-    share = rate * total / (rate * total + (1 - rate) * state.seen / state.steps)
-    of_batch = Means(*(leaf / total for leaf in (statistics.counts, statistics.first, statistics.second)))
+    of_batch, log_likelihood = _means_of(gmm, state.encoder, rows)
+    rate, seen = (state.steps + 1) ** -power, state.seen + rows.total
+    share = rate * rows.total / (rate * rows.total + (1 - rate) * state.seen / state.steps)
     means = jax.tree.map(lambda old, new: (1 - share) * old + share * new, state.means, of_batch)
-    seen = state.seen + total
-    sums = Statistics(
-        statistics.log_likelihood,
-        seen * means.counts,
-        seen * means.first,
-        seen * means.second,
-        statistics.pairs,
-        statistics.dropped,
-    )
+    none = jnp.zeros((), x.dtype)
+    counts, first, second = (seen * leaf for leaf in (means.counts, means.first, means.second))
+    sums = Statistics(CompensatedSum(none, none), counts, first, second, none, none)
     new = m_step(gmm, sums, state.prior, state.floor)
-    log_likelihood = (statistics.log_likelihood.high + statistics.log_likelihood.low) / total + state.encoder.log_det()
     about_new = _about(gmm.covariance, means, new.means - gmm.means)
     return Stepwise(new, state.encoder, about_new, state.prior, state.floor, seen, state.steps + 1, log_likelihood)
 

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from jgmm.errors import InputError, check, check_seed, short
+from jgmm.numerics.typing import Features
 
 
 def is_traced(*values: Any) -> bool:
@@ -59,6 +60,33 @@ def _is_finite(given: Any, floating: Array) -> bool:
         return bool(jnp.isfinite(floating).all())
     largest = float(jnp.finfo(floating.dtype).max)
     return bool(given.max() <= largest and given.min() >= -largest)
+
+
+def feature_index(name: str, features: Features, d: int) -> Any:
+    """Which of d features are meant: whole numbers, in an array of NumPy's unless they are traced. A boolean mask means
+    those where it is true.
+
+    Raises:
+        InputError: If a feature is not one of d, or is named twice.
+    """
+    if isinstance(features, jax.core.Tracer):
+        whole = jnp.issubdtype(features.dtype, jnp.integer)
+        check(whole, f"{name} under jit must be whole numbers, got {features.dtype}: a mask must not be traced.")
+    else:
+        try:
+            index = np.asarray(features)
+        except (TypeError, ValueError):
+            raise InputError(f"{name} must be a list of whole numbers, got {short(features)}.") from None
+        if index.dtype == bool:
+            check(index.shape == (d,), f"a mask must have shape ({d},), got {index.shape}.")
+            index = np.flatnonzero(index)
+        whole = index.ndim == 1 and index.size > 0 and np.issubdtype(index.dtype, np.integer)
+        check(whole, f"{name} must be a non-empty list of whole numbers, got {short(features)}.")
+        inside = ((index >= 0) & (index < d)).all()
+        check(inside, f"{name} must be from 0 to {d - 1}, got {index.tolist()}.")
+        check(np.unique(index).size == index.size, f"a feature is named twice: {index.tolist()}.")
+        features = index.astype(np.int32)
+    return features
 
 
 def check_table(name: str, x: Any) -> np.ndarray:

@@ -15,12 +15,12 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from jgmm.errors import InputError, check, check_count, short
-from jgmm.mixture import GMM, Features, feature_index
-from jgmm.numerics.arguments import as_floats, as_key, check_kind, is_traced
+from jgmm.mixture import GMM
+from jgmm.numerics.arguments import as_floats, as_key, check_kind, feature_index, is_traced
 from jgmm.numerics.chunking import map_chunks
 from jgmm.numerics.linalg import einsum
 from jgmm.numerics.pytree import pytree
-from jgmm.numerics.typing import ArrayLike
+from jgmm.numerics.typing import ArrayLike, Features
 from jgmm.product.conditioning import restrict
 from jgmm.product.labels import LabelTree
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import fit_by_sklearn, run
+from helpers import fit_by_sklearn, refused, run
 from matplotlib.image import imread
 
 import jgmm
@@ -27,12 +27,6 @@ from train import __main__ as train_command
 from train import sample as train_sample
 
 SMALL = ["--dataset", "digits", "--k", "5", "--max-iter", "8"]
-
-
-def refused(capsys, *args):
-    """The message of a refused command, which must exit with 2."""
-    assert run(fit.main, *args) == 2
-    return " ".join(capsys.readouterr().err.replace("│", " ").split())
 
 
 @pytest.fixture(scope="module")
@@ -336,34 +330,6 @@ def _kill_test(tmp_path: Path, n: int) -> None:
             np.testing.assert_array_equal(a, b)
         histories = [read_config(p)["history"] for p in (tmp_path / "whole", folder)]
         assert histories[0] == histories[1]
-
-
-def test_scales_are_better_and_are_fitted_after_the_gaussians(tmp_path, capsys, monkeypatch):
-    """Interrupted while they are, the fit goes on with them; done, it is done."""
-    args = ["--dataset", "digits", "--k", "6", "--holdout", "0.1"]
-    plain, whole, stopped = (tmp_path / name for name in ("plain", "whole", "stopped"))
-    assert run(fit.main, *args, "--out", plain) == 0
-    assert run(fit.main, *args, "--scales", "3", "--out", whole) == 0
-    assert jgmm.load(whole).gmm.k == 18
-    bits = [read_config(folder)["summary"]["bits_per_dim_held_out"] for folder in (plain, whole)]
-    assert bits[1] < bits[0]
-
-    def stop(*args, **options):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr("jgmm.commands.fitting.with_scales", stop)
-        with pytest.raises(KeyboardInterrupt):
-            fit.main([str(arg) for arg in (*args, "--scales", "3", "--out", stopped)])
-    assert "go on with" in capsys.readouterr().out
-    assert run(fit.main, "--out", stopped, "--resume") == 0
-    for a, b in zip(*(jax.tree.leaves(jgmm.load(folder)) for folder in (stopped, whole)), strict=True):
-        np.testing.assert_array_equal(a, b)
-    capsys.readouterr()
-    assert run(fit.main, "--out", whole, "--resume") == 0
-    assert "nothing to do" in capsys.readouterr().out
-    assert "cannot be undone" in refused(capsys, "--out", whole, "--resume", "--max-iter", 500, "--tol", 0)
-    assert "of their own" in refused(capsys, *args, "--scales", 2, "--covariance-type", "tied")
 
 
 @pytest.mark.slow
