@@ -24,9 +24,8 @@ def family_of(covariance: Covariance, k: int, d: int) -> Family:
     """The name of the family of these covariances, or an object that stands for it where it has none."""
     leaves, tree = jax.tree.flatten(jax.eval_shape(lambda: covariance))
     name = covariance.name
-    if name in COVARIANCES:
-        if same_family(covariance, jax.eval_shape(lambda: identity_of(name)(k, d))):
-            return name
+    if name in COVARIANCES and same_family(covariance, jax.eval_shape(lambda: identity_of(name)(k, d))):
+        return name
     return _Structure(tree, tuple(leaves))
 
 
