@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from jgmm.covariance.lowrank import low_rank as low_rank
     from jgmm.covariance.prior import Floor as Floor
     from jgmm.covariance.prior import Prior as Prior
+    from jgmm.data.streams import stream as stream
     from jgmm.em.fitting import EMFit as EMFit
     from jgmm.em.fitting import fit_em as fit_em
     from jgmm.em.missing import impute as impute
@@ -58,6 +59,7 @@ _PUBLIC = {
     "partial_fit": "jgmm.em.stepwise:partial_fit",
     "sample": "jgmm.source:sample",
     "save": "jgmm.checkpoint.models:save",
+    "stream": "jgmm.data.streams:stream",
     "unnormalized": "jgmm.source:unnormalized",
 }
 __all__ = list(_PUBLIC)

@@ -14,7 +14,7 @@ def main(args: Sequence[str] | None = None) -> None:
     options = config.parse(args)
     options.check()
 
-    from train import sharding
+    from jgmm.numerics import sharding
 
     if options.distributed:
         sharding.join()

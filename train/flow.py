@@ -7,7 +7,8 @@ import jax
 from flax import nnx
 
 from jgmm.encoder.base import Encoder
-from train import runs, setup, sharding
+from jgmm.numerics import sharding
+from train import runs, setup
 from train import step as steps
 from train.checkpoints import Checkpoints, abstract
 from train.sources import NoiseSource

@@ -14,10 +14,11 @@ from jgmm.checkpoint.files import faults
 from jgmm.checkpoint.journal import Mark
 from jgmm.commands.inputs import check_free
 from jgmm.data import is_image
-from jgmm.errors import InputError
+from jgmm.errors import InputError, check
 from jgmm.figures.images import sample_grid
 from jgmm.figures.style import tile
-from train import couplings, runs, sharding
+from jgmm.numerics import sharding
+from train import couplings, runs
 from train import setup as setups
 from train import step as steps
 from train.batches import indices
@@ -47,7 +48,7 @@ def train(config: Config) -> None:
 def _train(config: Config) -> int:
     """The signal that stopped it, or 0."""
     check_solver(config.solver, config.nfe)
-    sharding.check_batch(config.batch_size, config.accumulate)
+    _check_batch(config.batch_size, config.accumulate)
     if not config.resume:
         check_free(config.run_folder, "go on with --resume, or choose another --out")
     setup = setups.build(config)
@@ -62,6 +63,16 @@ def _train(config: Config) -> int:
         _Training(setup, model, saved).run(stop)
     print(f"run: {config.run_folder}")
     return stop.asked
+
+
+def _check_batch(batch_size: int, accumulate: int) -> None:
+    """Raise InputError unless every part of a batch can be cut evenly over the devices."""
+    n, part = jax.device_count(), batch_size // accumulate
+    check(
+        part % n == 0,
+        f"--batch-size {batch_size} in {accumulate} part(s) gives {part} images at a time, which {n} devices cannot "
+        "share evenly.",
+    )
 
 
 class _Training:

@@ -35,12 +35,14 @@ class Distances(NamedTuple):
 
     Attributes:
         every: x -> those of all components.
-        one: (x, k) -> those of component k.
+        leaves: What `one` knows of every component [K, ...].
+        one: (x, leaf) -> those of the component of a leaf.
         drift: (Σ' of the same family, μ') -> (σ_k, ν_k) so that for every x, √distance' ≥ σ_k √distance − ν_k.
     """
 
     every: Callable[[Float[Array, "n d"]], Float[Array, "n k"]]
-    one: Callable[[Float[Array, "t d"], Int[Array, ""]], Float[Array, " t"]]
+    leaves: Any
+    one: Callable[[Float[Array, "t d"], Any], Float[Array, " t"]]
     drift: Callable[[Any, Float[Array, "k d"]], tuple[Float[Array, " k"], Float[Array, " k"]]]
 
 
@@ -188,7 +190,8 @@ class Covariance(abc.ABC):
         true of every family: one distance costs as much as all, and nothing is known of the next mixture."""
         every = self.squared_mahalanobis(means)
         nothing = jnp.zeros(means.shape[0], means.dtype)
-        return Distances(every, lambda x, k: every(x)[:, k], lambda to, to_means: (nothing, nothing))
+        k = jnp.arange(means.shape[0])
+        return Distances(every, k, lambda x, k: every(x)[:, k], lambda to, to_means: (nothing, nothing))
 
 
 class AxisAligned(Covariance):
@@ -241,6 +244,11 @@ def identity_of(family: Family) -> Callable[..., Covariance]:
 def component_of(covariance: Covariance, k: Array) -> Covariance:
     """Σ_k of one component, as a covariance of its own: leaves lead with K, or with 1 for all."""
     return jax.tree.map(lambda leaf: leaf[jnp.minimum(k, leaf.shape[0] - 1)][None], covariance)
+
+
+def each_of(covariance: Covariance, k: int) -> Covariance:
+    """Covariances of which every one of k is a covariance of its own: leaves [K, 1, ...]."""
+    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[:, None], (k, 1, *leaf.shape[1:])), covariance)
 
 
 # Logarithms of scales beyond this count as this: exp(30) is 1e13, whose square float32 still holds.

@@ -15,6 +15,7 @@ from jgmm.errors import check
 from jgmm.numerics.distances import middle, squared_distances
 from jgmm.numerics.linalg import grouped_matvec, lower_factor, matmul
 from jgmm.numerics.pytree import pytree
+from jgmm.numerics.sharding import map_components
 
 # Screening the E-step pays from so many features and components.
 SCREENED_FEATURES, SCREENED_COMPONENTS = 128, 8
@@ -52,12 +53,14 @@ class Full(Covariance):
     def from_dense(cls, covariance: Float[Array, "k d d"]) -> "Full":
         """From the matrices Σ_k; NaN where one is not positive definite."""
         # One matrix at a time: a batched factorization holds several copies of all of them.
-        return cls(jax.lax.map(lambda c: jnp.linalg.cholesky(c, symmetrize_input=False), covariance))
+        return cls(map_components(lambda c: jnp.linalg.cholesky(c, symmetrize_input=False), covariance))
 
     def inverse_factors(self) -> Float[Array, "k d d"]:
         """L_k⁻¹. Inverting once and multiplying beats a triangular solve for every chunk of rows."""
-        eye = jnp.eye(self.cholesky.shape[-1], dtype=self.cholesky.dtype)
-        return jax.lax.map(lambda factor: solve_triangular(factor, eye, lower=True), self.cholesky)
+        return map_components(
+            lambda factor: solve_triangular(factor, jnp.eye(factor.shape[0], dtype=factor.dtype), lower=True),
+            self.cholesky,
+        )
 
     def squared_mahalanobis(self, means: Float[Array, "k d"]) -> Callable[[Array], Array]:
         whiteners = self.inverse_factors()
@@ -87,12 +90,12 @@ class Full(Covariance):
         return grouped_matvec(self.cholesky, component, noise)
 
     def moments(self, x: Float[Array, "n d"], r: Float[Array, "n k"], means: Float[Array, "k d"]) -> Array:
-        def component(_: None, leaf: tuple[Array, Array]) -> tuple[None, Array]:
+        def component(leaf: tuple[Array, Array], x: Array) -> Array:
             mean, weight = leaf
             y = x - mean[None]
-            return None, matmul((y * weight[:, None]).T, y)  # (D, D)
+            return matmul((y * weight[:, None]).T, y)  # (D, D)
 
-        return jax.lax.scan(component, None, (means, r.T))[1]
+        return map_components(component, (means, r.T), x)
 
     def pooled_moments(self, x: Float[Array, "n d"], r: Float[Array, "n k"], means: Float[Array, "k d"]) -> Array:
         # With m_n = Σ_k r_nk μ_k / s_n and s_n = Σ_k r_nk:  Σ_nk r_nk (x_n − μ_k)(x_n − μ_k)ᵀ
@@ -110,24 +113,24 @@ class Full(Covariance):
         return (within + matmul(centers.T, between))[None]
 
     def update(self, scatter: Array, counts: Float[Array, " k"], prior: Prior, floor: Floor) -> "Full":
-        eye = jnp.eye(scatter.shape[-1], dtype=scatter.dtype)
         believed = prior.strength * prior.variances(*scatter.shape[:2])
-        d_eps = eye.shape[0] * jnp.finfo(scatter.dtype).eps
+        d_eps = scatter.shape[-1] * jnp.finfo(scatter.dtype).eps
         relative = d_eps if floor.relative is None else floor.relative
 
-        def component(leaf: tuple[Array, Array, Array]) -> Array:
+        def component(leaf: tuple[Array, Array, Array], prior: Prior, floor: Floor, relative: Any) -> Array:
             s, count, pull = leaf
+            eye = jnp.eye(s.shape[0], dtype=s.dtype)
             covariance = (0.5 * (s + s.T) + pull[:, None] * eye) / prior.total(count)
             added = floor.absolute + relative * jnp.trace(covariance) / eye.shape[0]
             return jnp.linalg.cholesky(covariance + added * eye, symmetrize_input=False)
 
-        return type(self)(jax.lax.map(component, (scatter, counts, believed)))
+        return type(self)(map_components(component, (scatter, counts, believed), prior, floor, relative))
 
     def variance(self) -> Float[Array, "#k d"]:
         return (self.cholesky**2).sum(axis=2)
 
     def image_variance(self, a: Float[Array, "p d"]) -> Float[Array, "#k p"]:
-        return jax.lax.map(lambda factor: (matmul(a, factor) ** 2).sum(axis=1), self.cholesky)
+        return map_components(lambda factor, a: (matmul(a, factor) ** 2).sum(axis=1), self.cholesky, a)
 
     def dense(self) -> Float[Array, "#k d d"]:
         return matmul(self.cholesky, self.cholesky.swapaxes(1, 2))
@@ -206,17 +209,20 @@ def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Arra
 
 
 def _distances(means: Float[Array, "k d"], whiteners: Float[Array, "k d d"]) -> Distances:
-    def norms(x: Array, mean: Array, whitener: Array) -> Array:
+    def norms(x: Array, leaf: tuple[Array, Array]) -> Array:
+        mean, whitener = leaf
         y = matmul(x - mean[None], whitener.T)  # (N, D)
         return jnp.sum(y * y, axis=1)
 
+    leaves = means, whiteners
+
     def every(x: Float[Array, "n d"]) -> Float[Array, "n k"]:
-        return jax.lax.scan(lambda _, leaf: (None, norms(x, *leaf)), None, (means, whiteners))[1].T
+        return map_components(lambda leaf, x: norms(x, leaf), leaves, x).T
 
     def drift(to: Full, to_means: Float[Array, "k d"]) -> tuple[Float[Array, " k"], Float[Array, " k"]]:
-        return jax.lax.map(lambda leaf: _drift(*leaf), (whiteners, to.cholesky, to_means - means))
+        return map_components(lambda leaf: _drift(*leaf), (whiteners, to.cholesky, to_means - means))
 
-    return Distances(every, lambda x, k: norms(x, means[k], whiteners[k]), drift)
+    return Distances(every, leaves, norms, drift)
 
 
 def _drift(whitener: Float[Array, "d d"], to: Float[Array, "d d"], shift: Float[Array, " d"]) -> tuple[Array, Array]:

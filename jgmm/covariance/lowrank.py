@@ -25,6 +25,7 @@ from jgmm.errors import check_count
 from jgmm.numerics.distances import LOSS, LOSS_OF_MOMENT, middle, patch, second_moments, squared_distances
 from jgmm.numerics.linalg import einsum, matmul
 from jgmm.numerics.pytree import pytree
+from jgmm.numerics.sharding import map_components
 
 # Columns where no number is asked for, if that is at most a third of the features.
 RANK = 8
@@ -77,13 +78,13 @@ class LowRank(Covariance):
     def _inverse_root(self) -> Float[Array, "#k r r"]:
         """L⁻¹ with M = I + Uᵀ U = L Lᵀ."""
         u = self._scaled_factors()
-        eye = jnp.eye(u.shape[2], dtype=u.dtype)
 
         def component(gram: Array) -> Array:
+            eye = jnp.eye(gram.shape[0], dtype=gram.dtype)
             return solve_triangular(jnp.linalg.cholesky(eye + gram, symmetrize_input=False), eye, lower=True)
 
         # One at a time: batches of LAPACK's routines beside other loops can stop XLA's threads on CPUs for good.
-        return jax.lax.map(component, einsum("kdr,kds->krs", u, u))
+        return map_components(component, einsum("kdr,kds->krs", u, u))
 
     def _explainer(self) -> Float[Array, "#k r d"]:
         """C = L⁻¹ Wᵀ ψ⁻¹, so that δᵀ Σ⁻¹ δ = δᵀ ψ⁻¹ δ − |C δ|²."""
@@ -105,11 +106,12 @@ class LowRank(Covariance):
         deviation = jnp.broadcast_to(jnp.sqrt(self.noise), (k, d))
         shift = einsum("krd,kd->kr", every, means - origin)
 
-        def exact(x: Array, i: Array) -> Float[Array, " n"]:
+        def exact(leaf: tuple[Array, Array, Array, Array], x: Array) -> Float[Array, " n"]:
             # |y − U f|² + |f|² with f = E[factors | x] is the distance, as a sum of squares.
-            y = (x - means[i][None]) / deviation[i][None]
-            f = matmul(matmul(matmul(y, u[i]), inverse[i].T), inverse[i])
-            return ((y - matmul(f, u[i].T)) ** 2).sum(axis=1) + (f**2).sum(axis=1)
+            mean, deviation, u, inverse = leaf
+            y = (x - mean[None]) / deviation[None]
+            f = matmul(matmul(matmul(y, u), inverse.T), inverse)
+            return ((y - matmul(f, u.T)) ** 2).sum(axis=1) + (f**2).sum(axis=1)
 
         def distances(x: Float[Array, "n d"]) -> Float[Array, "n k"]:
             size = by_noise(x).T
@@ -117,7 +119,7 @@ class LowRank(Covariance):
             expanded = size - ((seen - shift[:, :, None]) ** 2).sum(axis=1)
             terms = size + (seen**2).sum(axis=1) + (shift**2).sum(axis=1)[:, None]  # which cancel
             far = (terms > LOSS * jnp.maximum(expanded, d)).any(axis=1)
-            return jnp.maximum(patch(far, expanded, lambda i: exact(x, i)).T, 0)
+            return jnp.maximum(patch(far, expanded, exact, (means, deviation, u, inverse), x).T, 0)
 
         return distances
 
@@ -152,11 +154,12 @@ class LowRank(Covariance):
         expanded = expanded - weighed.sum(axis=0)[:, :, None] * centers[:, None]
         far = ((1 / self.variance()) * centers**2).max(axis=1) > LOSS_OF_MOMENT
 
-        def exact(i: Array) -> Array:
-            off = x - means[i][None]
-            return matmul((r[:, i, None] * matmul(off, every[i].T)).T, off)
+        def exact(leaf: tuple[Array, Array, Array], x: Array) -> Array:
+            mean, weight, projector = leaf
+            off = x - mean[None]
+            return matmul((weight[:, None] * matmul(off, projector.T)).T, off)
 
-        cross = patch(far & (r.sum(axis=0) > 0), expanded, exact)
+        cross = patch(far & (r.sum(axis=0) > 0), expanded, exact, (means, r.T, every), x)
         diagonal = second_moments(x, r, means, 1 / self.variance())
         return jnp.concatenate([cross.swapaxes(1, 2), diagonal[:, :, None]], axis=2)
 
@@ -169,7 +172,7 @@ class LowRank(Covariance):
         inverse = self._inverse_root()
         # E[f fᵀ], the mean over rows.
         spread = einsum("ksr,kst->krt", inverse, inverse) + einsum("krd,kds->krs", projector, cross)
-        factors = jax.lax.map(
+        factors = map_components(
             lambda leaf: cho_solve((jnp.linalg.cholesky(leaf[0]), True), leaf[1].T).T, (spread, cross)
         )
         # What is left of the variances has lost the digits of what was taken.
@@ -186,7 +189,7 @@ class LowRank(Covariance):
         return einsum("kdr,ker->kde", self.factors, self.factors) + self.noise[:, :, None] * eye[None]
 
     def image_variance(self, a: Float[Array, "p d"]) -> Float[Array, "#k p"]:
-        along = jax.lax.map(lambda w: (matmul(a, w) ** 2).sum(axis=1), self.factors)
+        along = map_components(lambda w, a: (matmul(a, w) ** 2).sum(axis=1), self.factors, a)
         return matmul(self.noise, (a * a).T) + along
 
     def marginal(self, features: Int[Array, " a"]) -> "LowRank":
@@ -243,7 +246,7 @@ def _of_gram_jvp(inverse: bool, primals: tuple[Array], tangents: tuple[Array]) -
 
 
 def _eigen(gram: Float[Array, "k r r"]) -> tuple[Float[Array, "k r"], Float[Array, "k r r"]]:
-    values, vectors = jax.lax.map(lambda one: tuple(jnp.linalg.eigh(one)), gram)
+    values, vectors = map_components(lambda one: tuple(jnp.linalg.eigh(one)), gram)
     return jnp.sqrt(1 + jnp.maximum(values, 0)), vectors
 
 

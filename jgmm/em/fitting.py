@@ -1,6 +1,7 @@
 """`fit_em`: a mixture of the rows of any table, in one call."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,19 +12,23 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from jgmm.covariance.base import Family, Scales, identity_of
 from jgmm.covariance.prior import Floor, Prior, as_arrays
+from jgmm.data.streams import Stream, stream
 from jgmm.em.initializers import mean_and_variance
-from jgmm.em.loop import EMState, check_enough, check_lengths, check_prior, run_em
+from jgmm.em.loop import SOME, SOME_STREAM, EMState, check_enough, check_lengths, check_prior, run_em
 from jgmm.em.missing import with_missing
-from jgmm.em.rows import RowsInMemory
+from jgmm.em.rows import Rows, RowsInMemory, on_mesh
 from jgmm.em.scales import check_scalable, with_scales
 from jgmm.em.small.families import Arithmetic
 from jgmm.em.small.loop import clustering_units, fit_small, small_arithmetic
+from jgmm.em.steps import ROWS
+from jgmm.em.streamed import ELEMENTS, on_disk
 from jgmm.encoder.base import Encoder, encode_with_residual
 from jgmm.encoder.identity import Identity
 from jgmm.encoder.standardize import Standardize, on_host, robust
 from jgmm.errors import InputError, check, check_count, short
 from jgmm.mixture import GMM, check_single
 from jgmm.numerics.arguments import as_floats, as_key, check_kind, is_traced
+from jgmm.numerics.sharding import free_axes, mesh_of
 from jgmm.numerics.typing import ArrayLike
 from jgmm.registry import ENCODERS, INITIALIZERS
 
@@ -87,6 +92,7 @@ def fit_em(
     sample_weight: ArrayLike | None = None,
     missing: str = "error",
     start: GMM | None = None,
+    mesh: Any = None,
     callback: Callable[[EMState], None] | None = None,
 ) -> EMFit:
     """Fit a mixture of k Gaussians to the rows of x by expectation-maximization.
@@ -101,7 +107,9 @@ def fit_em(
 
     Args:
         key: A JAX random key, or a seed; the same key, data and options give the same mixture.
-        x: Finite numbers [N, D]; float64 where JAX has it enabled, else float32.
+        x: Finite numbers [N, D]; float64 where JAX has it enabled, else float32. Rows on disk, a `jgmm.stream` or an
+            np.memmap, are read anew in every pass and never held in memory as a whole: EM starts, and an encoder is
+            fitted, from at most 2^28 numbers of them.
         k: The number of components; 10 by default, and that of `start` where one is given.
         covariance_type: A family of covariances: a name in `jgmm.registry.COVARIANCES`, a class or a function; "diag"
             by default, and that of `start` where one is given.
@@ -126,6 +134,9 @@ def fit_em(
             counts by its other features (`jgmm.em.missing`). EM starts from rows in which the means are filled in then;
             its history is that of the features observed. Of encoders, those that keep features apart will do.
         start: A mixture of x to start from instead of clustering.
+        mesh: The devices to work on, which all have rows of their own: a `jax.sharding.Mesh` with the axes "data" and
+            "component", or what to cut all devices into, such as "data=4,component=2"; None for one device. Where there
+            are several processes (`jax.distributed`), each gives its own rows.
         callback: Called with the `EMState` at every start, after every iteration at one scale, and after every move
             that is kept.
     Raises:
@@ -139,65 +150,158 @@ def fit_em(
     (True, 3, -1.2)
     """
     check(missing in ("error", "marginal"), f"missing must be 'error' or 'marginal', got {short(missing)}.")
-    key, rows = as_key(key), as_rows(x, gaps=missing == "marginal")
-    rows, weight = weighed(rows, sample_weight)
-    rows, gaps = _without_gaps(rows) if missing == "marginal" else (rows, None)
-    k = _number_of_components(k, start)
-    check_enough(rows.shape[0], k)
-    check_lengths(max_iter, n_init, tol, chunk_size)
     check(callback is None or callable(callback), f"callback must be a function of the state, got {short(callback)}.")
     check_count("scales", scales)
-    units = units_of(covariance_type, start, k, rows)
-    if scales > 1:
-        identity = identity_of(covariance_type or ("diag" if start is None else start.covariance))
-        check_scalable(jax.eval_shape(lambda: identity(k, rows.shape[1], rows.dtype)))
-    kind = encoder if isinstance(encoder, Encoder) else ENCODERS.resolve(encoder)
-    if gaps is not None:
-        apart = kind in FEATURE_BY_FEATURE or isinstance(kind, Standardize | Identity)
-        check(apart, "missing values need an encoder that keeps features apart: robust, standardize or identity.")
-        check(scales == 1, "scales are fitted to rows without missing values: leave scales out.")
-    clusters = isinstance(init, str) and INITIALIZERS.canonical(init) == "kmeans"
-    plain = start is None and chunk_size is None and scales == 1 and clusters and kind in FEATURE_BY_FEATURE
-    plain = plain and gaps is None
-    arithmetic = small_arithmetic(rows.shape, k, covariance_type or "diag") if plain else None
-    floor = default_floor(arithmetic is not None or rows.dtype == jnp.float64) if floor is None else floor
-    prior, floor = as_arrays(prior, floor, rows.dtype)
-    check_prior(prior, k, rows.shape[1])
-    same: dict[str, Any] = {"k": k, "n_init": n_init, "max_iter": max_iter, "tol": tol, "prior": prior, "floor": floor}
-    same["callback"] = callback
-    if arithmetic is not None:
-        return _fit_small(key, rows, weight, kind, units, arithmetic, **same)
-    found = encoder_of(kind, units, rows, weight)
-    z, log_residual = encode_with_residual(found, rows)
+    check_lengths(max_iter, n_init, tol, chunk_size)
+    key, kind = as_key(key), encoder if isinstance(encoder, Encoder) else ENCODERS.resolve(encoder)
+    with nullcontext() if mesh is None else jax.set_mesh(mesh_of(mesh)):
+        data = _Data.of(key, x, sample_weight, missing == "marginal", chunk_size)
+        k = _number_of_components(k, start)
+        check_enough(data.few.shape[0], k)
+        units = units_of(covariance_type, start, k, data.few)
+        if scales > 1:
+            identity = identity_of(covariance_type or ("diag" if start is None else start.covariance))
+            check_scalable(jax.eval_shape(lambda: identity(k, data.few.shape[1], data.few.dtype)))
+        if data.gaps is not None:
+            apart = kind in FEATURE_BY_FEATURE or isinstance(kind, Standardize | Identity)
+            check(apart, "missing values need an encoder that keeps features apart: robust, standardize or identity.")
+            check(scales == 1, "scales are fitted to rows without missing values: leave scales out.")
+        clusters = isinstance(init, str) and INITIALIZERS.canonical(init) == "kmeans"
+        plain = (
+            start is None
+            and chunk_size is None
+            and scales == 1
+            and clusters
+            and kind in FEATURE_BY_FEATURE
+            and data.gaps is None
+        )
+        small = small_arithmetic(data.few.shape, k, covariance_type or "diag") if plain else None
+        floor = default_floor(small is not None or data.few.dtype == jnp.float64) if floor is None else floor
+        prior, floor = as_arrays(prior, floor, data.few.dtype)
+        check_prior(prior, k, data.few.shape[1])
+        same: dict[str, Any] = {"k": k, "n_init": n_init, "max_iter": max_iter, "tol": tol}
+        same |= {"prior": prior, "floor": floor, "callback": callback}
+        if small is not None:
+            return _fit_small(key, data.few, data.weight, kind, units, small, **same)
+        found = encoder_of(kind, units, data.few, data.weight)
+        return _fit_large(
+            key, data, found, scales=scales, covariance_type=covariance_type, init=init, start=start, **same
+        )
+
+
+@dataclass(frozen=True)
+class _Data:
+    """What a mixture is fitted to.
+
+    Attributes:
+        few: The rows, or, where they are cut over devices or on disk, some of them.
+        weight: How often each of these counts; None for once.
+        gaps: Where values are missing, which have been filled in; None for nowhere.
+        rows: All of them, where these are cut over devices or on disk, or else None.
+        asked: Rows taken at a time, if the user has asked for a number.
+    """
+
+    few: Float[Array, "n d"]
+    weight: Float[Array, " n"] | None
+    gaps: Bool[Array, "n d"] | None
+    rows: Rows | None
+    asked: int | None
+
+    @classmethod
+    def of(cls, key: PRNGKeyArray, x: Any, sample_weight: Any, marginal: bool, asked: int | None) -> "_Data":
+        """The data that a user gives, checked. Raises InputError as `fit_em`."""
+        if isinstance(x, Stream | np.memmap):
+            check(not marginal, "missing values are found in rows in memory: leave missing out, or load the rows.")
+            return cls._of_rows(key, _streamed(stream(x), sample_weight, asked), asked)
+        rows = as_rows(x, gaps=marginal)
+        rows, weight = weighed(rows, sample_weight)
+        if free_axes():
+            check(not marginal, "missing values are those of rows on one device: leave missing, or the mesh, out.")
+            return cls._of_rows(key, on_mesh(rows, weight, asked), asked)
+        rows, gaps = _without_gaps(rows) if marginal else (rows, None)
+        return cls(rows, weight, gaps, None, asked)
+
+    @classmethod
+    def _of_rows(cls, key: PRNGKeyArray, rows: Rows, asked: int | None) -> "_Data":
+        few, weight = rows.sample(jax.random.fold_in(key, SOME_STREAM), SOME)
+        return cls(as_rows(few), None if weight is None else jnp.asarray(weight), None, rows, asked)
+
+    def codes(self, encoder: Encoder) -> tuple[Rows, float]:
+        """The codes of all rows, and what to add to their mean log-density for that of x, nats a row."""
+        volume, total = encoder.log_det() if encoder.has_density else 0.0, 0.0
+        rows = RowsInMemory(self.few, self.weight, self.asked) if self.rows is None else self.rows
+        if encoder.has_density and encoder.n_residual > 0:
+            total = float(_sum_of_residuals(encoder, rows))
+        return rows.encoded(encoder), float(volume) + total / float(rows.total)
+
+
+@jax.jit
+def _sum_of_residuals(encoder: Encoder, rows: Rows) -> Float[Array, ""]:
+    def chunk(x: Array, weight: Array) -> Array:
+        return jnp.where(weight > 0, weight * encode_with_residual(encoder, x)[1], 0).sum()
+
+    return rows.sum(chunk, ROWS)
+
+
+def _fit_large(
+    key: PRNGKeyArray,
+    data: _Data,
+    encoder: Encoder,
+    *,
+    scales: int,
+    covariance_type: Family | None,
+    init: Any,
+    start: GMM | None,
+    **options: Any,
+) -> EMFit:
+    """`fit_em` by JAX."""
+    rows, offset = data.codes(encoder)
+    few = encode_with_residual(encoder, data.few)[0]
     state = run_em(
         key,
-        z,
+        rows,
         covariance_type=covariance_type,
         init=init,
         # Clusters are those of x where codes are turned.
-        metric=_metrics(z, weight, found) if isinstance(found, Standardize | Identity) else found.code_variances(),
-        chunk_size=chunk_size,
-        sample_weight=weight,
-        start=None if start is None else _start(start, found, z),
-        **same,
+        metric=_metrics(few, data.weight, encoder)
+        if isinstance(encoder, Standardize | Identity)
+        else encoder.code_variances(),
+        start=None if start is None else _start(start, encoder, few),
+        **options,
     )
-    volume = found.log_det() + log_residual if found.has_density else jnp.zeros(len(rows), z.dtype)
     gmm, history, converged = state.gmm, state.history, state.converged
-    if gaps is not None:
-        holes = jnp.where(gaps, jnp.nan, z)
-        same = {"max_iter": max_iter, "tol": tol}
-        gmm, history, converged = with_missing(gmm, holes, weight, state.prior, floor, **same)
-        volume = jnp.where(gaps, 0, -0.5 * jnp.log(found.code_variances())[None]).sum(axis=1)
-    offset = float(jnp.average(volume, weights=weight))
+    same = {"max_iter": options["max_iter"], "tol": options["tol"]}
+    if data.gaps is not None:
+        holes = jnp.where(data.gaps, jnp.nan, few)
+        gmm, history, converged = with_missing(gmm, holes, data.weight, state.prior, options["floor"], **same)
+        volume = jnp.where(data.gaps, 0, -0.5 * jnp.log(encoder.code_variances())[None]).sum(axis=1)
+        offset = float(jnp.average(volume, weights=data.weight))
     if scales > 1:
-        z_rows = RowsInMemory(z, weight, chunk_size)
-        gmm, further, converged = with_scales(gmm, z_rows, scales, state.prior, floor, max_iter=max_iter, tol=tol)
+        gmm, further, converged = with_scales(gmm, rows, scales, state.prior, options["floor"], **same)
         history = history + further
     history = [objective + offset for objective in history]
-    of_x = found.decode_mixture(gmm)
+    of_x = encoder.decode_mixture(gmm)
     if of_x is None:
-        return EMFit(gmm, found, history, converged)
+        return EMFit(gmm, encoder, history, converged)
     return EMFit(of_x, Identity(of_x.d), history, converged)
+
+
+def _streamed(x: Stream, sample_weight: ArrayLike | None, asked: int | None) -> Rows:
+    """The rows of a stream, checked in one pass. Raises InputError as `fit_em`."""
+    check(x.ndim == 2 and min(x.shape) > 0, f"x must be a table of shape (n, d), got {x.shape}.")
+    dtype = jnp.promote_types(jax.dtypes.canonicalize_dtype(x.dtype), jnp.float32)
+    check(jnp.issubdtype(dtype, jnp.floating), f"x must be numbers, got {x.dtype}.")
+    weight = None
+    if sample_weight is not None:
+        weight = np.asarray(sample_weight, dtype)
+        check(weight.shape == x.shape[:1], f"sample_weight must have shape {x.shape[:1]}, got {weight.shape}.")
+        check(bool((weight >= 0).all()) and bool((weight > 0).any()), "sample_weight must be from 0, and not all 0.")
+        check(bool(np.isfinite(weight.sum(dtype=np.float64))), "sample_weight must be finite.")
+    size = max(1, ELEMENTS // x.shape[1])
+    for start in range(0, len(x), size):
+        finite = np.isfinite(x.read(start, min(start + size, len(x)))).all()
+        check(bool(finite), "x must be finite, it has NaN or infinite values.")
+    return on_disk(x, weight, dtype, asked)
 
 
 def default_floor(in_double: bool) -> Floor:
@@ -317,7 +421,12 @@ def encoder_of(kind: Any, scales: set[Scales], x: Float[Array, "n d"], weight: F
     fit = getattr(kind, "fit", kind)
     if kind not in (robust, Standardize):
         return fit(x)
-    return Identity.fit(x) if "none" in scales else fit(x, common="common" in scales, weight=weight)
+    if "none" in scales:
+        return Identity.fit(x)
+    if free_axes():  # no device has as many rows
+        w = None if weight is None else np.asarray(weight)
+        return Standardize(*map(jnp.asarray, on_host(np.asarray(x), w, "common" in scales, kind is robust)))
+    return fit(x, common="common" in scales, weight=weight)
 
 
 def _start(start: GMM, encoder: Encoder, z: Float[Array, "n d"]) -> GMM:

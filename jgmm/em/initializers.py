@@ -17,13 +17,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from jgmm.em.rows import Largest, Rows, RowsInMemory
+from jgmm.em.rows import Largest, RowsInMemory
 from jgmm.errors import check
 from jgmm.numerics.arguments import is_traced
 from jgmm.numerics.chunking import ELEMENTS, map_chunks
 from jgmm.numerics.distances import first_moments, squared_distances
 from jgmm.numerics.linalg import matmul, principal_directions
 from jgmm.numerics.pytree import Additive, pytree
+from jgmm.numerics.sharding import at, everywhere
 from jgmm.registry import INITIALIZERS
 
 # Rows taken at a time.
@@ -42,15 +43,18 @@ def beginning(
     init: Any = "kmeans",
     metric: Array | None = None,
     weight: Array | None = None,
+    alike: int | None = None,
 ) -> Array:
-    """What an initializer, a name in `jgmm.registry.INITIALIZERS` or a function, finds: centers, or clusters.
+    """What an initializer, a name in `jgmm.registry.INITIALIZERS` or a function, finds: centers, or clusters. `weight`
+    and `alike` are those of `jgmm.em.rows.RowsInMemory`.
 
     Raises:
         InputError: For an unknown name, and for a function that returns neither.
     """
     metric = jnp.ones(x.shape[1], x.dtype) if metric is None else metric
     function = INITIALIZERS.resolve(init)
-    told = {"weight": weight} if weight is not None and "weight" in inspect.signature(function).parameters else {}
+    known, takes = {"weight": weight, "alike": alike}, inspect.signature(function).parameters
+    told = {name: value for name, value in known.items() if value is not None and name in takes}
     found = jnp.asarray(function(key, x, k, metric, **told))
     n, d = x.shape
     if found.shape == (n,) and jnp.issubdtype(found.dtype, jnp.integer):
@@ -74,7 +78,7 @@ def centers(
 
 
 @partial(jax.jit, static_argnames="k")
-def cluster_means(rows: Rows, clusters: Int[Array, " n"], *, k: int) -> Float[Array, "k d"]:
+def cluster_means(rows: RowsInMemory, clusters: Int[Array, " n"], *, k: int) -> Float[Array, "k d"]:
     """The mean of the rows of every cluster; of all rows for a cluster without any."""
 
     def chunk(x: Array, weight: Array, cluster: Array) -> tuple[_Sums, Array]:
@@ -87,14 +91,24 @@ def cluster_means(rows: Rows, clusters: Int[Array, " n"], *, k: int) -> Float[Ar
 
 
 def random(
-    key: PRNGKeyArray, x: Float[Array, "n d"], k: int, metric: Float[Array, " d"], weight: Array | None = None
+    key: PRNGKeyArray,
+    x: Float[Array, "n d"],
+    k: int,
+    metric: Float[Array, " d"],
+    weight: Array | None = None,
+    alike: int | None = None,
 ) -> Array:
     """k different rows, each as likely as it counts often."""
-    return x[jax.random.choice(key, x.shape[0], (k,), replace=False, p=_shares(weight))]
+    return at(x, _drawn(key, x.shape[0], (k,), weight, alike, replace=False))
 
 
-def _shares(weight: Array | None) -> Array | None:
-    return None if weight is None else weight / weight.sum()
+def _drawn(
+    key: PRNGKeyArray, n: int, shape: tuple[int, ...], weight: Array | None, alike: int | None, replace: bool = True
+) -> Array:
+    """Which of n rows are drawn, each as likely as it counts often."""
+    if weight is None or alike is not None:
+        return jax.random.choice(key, alike or n, shape, replace=replace)
+    return jax.random.choice(key, n, shape, replace=replace, p=weight / weight.sum())
 
 
 def mean_and_variance(x: Float[Array, "n d"], weight: Array | None = None) -> tuple[Array, Array]:
@@ -105,9 +119,14 @@ def mean_and_variance(x: Float[Array, "n d"], weight: Array | None = None) -> tu
     return mean, matmul(weight, (x - mean[None]) ** 2) / weight.sum()
 
 
-@partial(jax.jit, static_argnames="k")
+@partial(jax.jit, static_argnames=("k", "alike"))
 def kmeans_plusplus(
-    key: PRNGKeyArray, x: Float[Array, "n d"], k: int, metric: Float[Array, " d"], weight: Array | None = None
+    key: PRNGKeyArray,
+    x: Float[Array, "n d"],
+    k: int,
+    metric: Float[Array, " d"],
+    weight: Array | None = None,
+    alike: int | None = None,
 ) -> Array:
     """k rows, each drawn with probability proportional to its squared distance to the nearest one before.
 
@@ -120,21 +139,21 @@ def kmeans_plusplus(
 
     def to_row(i: Array) -> Float[Array, " n"]:
         # Expanded, so that one pass over x is one matrix-vector product: seeding does not need the last digits.
-        direction = metric * (x[i] - middle[0])
-        return jnp.maximum(norms + norms[i] - 2 * (matmul(x, direction) - matmul(middle[0], direction)), 0)
+        direction = metric * (at(x, i) - middle[0])
+        return jnp.maximum(norms + at(norms, i) - 2 * (matmul(x, direction) - matmul(middle[0], direction)), 0)
 
     def draw(state: tuple[Array, Array], key: PRNGKeyArray) -> tuple[tuple[Array, Array], Array]:
         last, nearest = state
-        nearest = jnp.minimum(nearest, to_row(last)).at[last].set(0)
+        nearest = jnp.where(jnp.arange(n) == last, 0, jnp.minimum(nearest, to_row(last)))
         # Where every row coincides with a center there is nothing to choose by: any row will do.
         log_odds = jnp.where(nearest.max() > 0, jnp.log(nearest), jnp.zeros(n, x.dtype)) + log_weight
         i = jax.random.categorical(key, log_odds)
         return (i, nearest), i
 
     log_weight = jnp.zeros(n, x.dtype) if weight is None else jnp.log(weight)
-    first = jax.random.choice(keys[0], n, p=_shares(weight))
+    first = _drawn(keys[0], n, (), weight, alike)
     _, rest = jax.lax.scan(draw, (first, jnp.full(n, jnp.inf, x.dtype)), keys[1:])
-    return x[jnp.concatenate([first[None], rest.astype(first.dtype)])]
+    return at(x, jnp.concatenate([first[None], rest.astype(first.dtype)]))
 
 
 @pytree
@@ -153,15 +172,20 @@ class _Clusters(Additive):
     farthest: Largest
 
 
-@partial(jax.jit, static_argnames="k")
+@partial(jax.jit, static_argnames=("k", "alike"))
 def kmeans(
-    key: PRNGKeyArray, x: Float[Array, "n d"], k: int, metric: Float[Array, " d"], weight: Array | None = None
+    key: PRNGKeyArray,
+    x: Float[Array, "n d"],
+    k: int,
+    metric: Float[Array, " d"],
+    weight: Array | None = None,
+    alike: int | None = None,
 ) -> Array:
     """Lloyd's algorithm from k-means++ seeds; a cluster left empty moves to the row farthest from its center.
 
     Stops after MAX_LLOYD rounds, or when the sum of squared distances falls by less than LLOYD_TOLERANCE of it.
     """
-    rows = RowsInMemory(x, weight)
+    rows = RowsInMemory(x, weight, alike=alike)
 
     def improve(state: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
         rounds, centers, _, inertia = state
@@ -178,13 +202,18 @@ def kmeans(
         return (rounds < 2) | ((rounds < MAX_LLOYD) & (before - now > LLOYD_TOLERANCE * now))
 
     infinite = jnp.array(jnp.inf, x.dtype)
-    seeds = kmeans_plusplus(key, x, k, metric, weight)
-    return jax.lax.while_loop(unfinished, improve, (jnp.array(0), seeds, infinite, infinite))[1]
+    seeds = kmeans_plusplus(key, x, k, metric, weight, alike)
+    return everywhere(jax.lax.while_loop(unfinished, improve, (jnp.array(0), seeds, infinite, infinite))[1])
 
 
-@partial(jax.jit, static_argnames="k")
+@partial(jax.jit, static_argnames=("k", "alike"))
 def log_energy(
-    key: PRNGKeyArray, x: Float[Array, "n d"], k: int, metric: Float[Array, " d"], weight: Array | None = None
+    key: PRNGKeyArray,
+    x: Float[Array, "n d"],
+    k: int,
+    metric: Float[Array, " d"],
+    weight: Array | None = None,
+    alike: int | None = None,
 ) -> Int[Array, " n"]:
     """The clusters of k-means on the principal components of (y, log(ε + y²)), where y are standardized features.
 
@@ -202,14 +231,14 @@ def log_energy(
         return jnp.concatenate([y, jnp.log(LEAST_ENERGY + y * y)], axis=1)
 
     n, d = x.shape
-    several = weight is not None  # a row that counts often may be drawn more than once
-    chosen = jax.random.choice(for_rows, n, (min(n, ENERGY_ROWS),), replace=several, p=_shares(weight))
-    some = features(x[chosen])
+    several = weight is not None and alike is None  # a row that counts often may be drawn more than once
+    chosen = _drawn(for_rows, n, (min(alike or n, ENERGY_ROWS),), weight, alike, replace=several)
+    some = features(at(x, chosen))
     origin = some.mean(axis=0, keepdims=True)
     directions = principal_directions(for_directions, some - origin, min(2 * d, ENERGY_DIRECTIONS))
     energies = map_chunks(lambda rows: matmul(features(rows) - origin, directions), x)
     unweighted = jnp.ones(energies.shape[1], x.dtype)
-    label_of = nearest(kmeans(for_clusters, energies, k, unweighted, weight), unweighted)
+    label_of = nearest(kmeans(for_clusters, energies, k, unweighted, weight, alike), unweighted)
     return map_chunks(lambda rows: label_of(rows)[0], energies)
 
 

@@ -14,7 +14,7 @@ from jgmm.covariance.families import same_family
 from jgmm.covariance.prior import Floor, Prior, as_arrays
 from jgmm.em.initializers import beginning, mean_and_variance
 from jgmm.em.relocation import revive, split
-from jgmm.em.rows import RowsInMemory
+from jgmm.em.rows import Rows, on_mesh
 from jgmm.em.screening import no_bounds
 from jgmm.em.steps import DEAD, Step, em_step, from_beginning, in_family, objective
 from jgmm.errors import InputError, check, check_count, check_number, short
@@ -24,6 +24,10 @@ from jgmm.numerics.typing import ArrayLike
 
 T = TypeVar("T")
 
+# EM starts from what is found in at most so many numbers of the rows.
+SOME = 2**28
+# The stream of random numbers that chooses them, folded into the key.
+SOME_STREAM = 2**31 - 1
 # Iterations after which components that were moved are judged.
 TRIAL = 3
 
@@ -73,7 +77,7 @@ class EMState:
 class _Task:
     """What a fit reads."""
 
-    rows: RowsInMemory
+    rows: Rows
     floor: Floor
     tol: float
     min_count: float
@@ -92,7 +96,7 @@ class _Task:
 
 def run_em(
     key: PRNGKeyArray,
-    x: Float[Array, "n d"],
+    x: Float[Array, "n d"] | Float[np.ndarray, "n d"] | Rows,
     *,
     k: int,
     covariance_type: Family | None = None,
@@ -110,9 +114,12 @@ def run_em(
     state: EMState | None = None,
     callback: Callable[[EMState], None] | None = None,
 ) -> EMState:
-    """Fit a mixture to rows as they are; `jgmm.fit_em` is the door, and explains the arguments they share.
+    """Fit a mixture to rows as they are; `jgmm.fit_em` is the door, and explains the arguments they share. EM starts
+    from what is found in some rows, where they are very many.
 
     Args:
+        x: A table, which is cut over the devices of the mesh that is set, if there is one; or rows of any other kind,
+            which know their weights and chunks themselves.
         metric: Weights of the features in the clustering that starts EM (`jgmm.em.initializers`), [D], or several
             [M, D], which starts take in turns.
         prior: A prior, or a function that learns one from the mixture that EM starts from and the rows that its
@@ -130,17 +137,18 @@ def run_em(
     """
     check_lengths(max_iter, n_init, tol, chunk_size)
     _check(x, k, start)
-    identity = identity_of(covariance_type or "diag")
-    blank = jax.eval_shape(lambda: identity(k, x.shape[1], x.dtype))
+    identity, d, dtype = identity_of(covariance_type or "diag"), x.shape[1], x.dtype
+    blank = jax.eval_shape(lambda: identity(k, d, dtype))
+    rows = x if isinstance(x, Rows) else on_mesh(x, sample_weight, chunk_size)
+    some = rows.some(jax.random.fold_in(key, SOME_STREAM), SOME)
     # A prior that is learned needs a mixture first, in which a cluster of one row has a variance.
-    rows = RowsInMemory(x, sample_weight, chunk_size)
     first = prior
     if callable(prior):
-        first = Prior(strength=1.0, variance=mean_and_variance(x, sample_weight)[1].mean())
-    first, floor = as_arrays(first, floor, x.dtype)
-    check_prior(first, k, x.shape[1])
+        first = Prior(strength=1.0, variance=mean_and_variance(some.x, some.weight)[1].mean())
+    first, floor = as_arrays(first, floor, dtype)
+    check_prior(first, k, d)
     task = _Task(rows, floor, tol, min_count, learns=callable(prior))
-    weights = jnp.atleast_2d(jnp.ones(x.shape[1], x.dtype) if metric is None else jnp.asarray(metric, x.dtype))
+    weights = jnp.atleast_2d(jnp.ones(d, dtype) if metric is None else jnp.asarray(metric, dtype))
 
     def watch(state: EMState) -> None:
         if callback is not None:
@@ -149,15 +157,17 @@ def run_em(
     def begin(restart: int, best: EMState | None = None) -> EMState:
         if start is None:
             metric = weights[restart % len(weights)]
-            found = beginning(jax.random.fold_in(key, restart), x, k, init, metric, sample_weight)
-            gmm = from_beginning(task.rows, found, metric, first, floor, k=k, identity=identity)
+            found = beginning(
+                jax.random.fold_in(key, restart), some.x, k, init, metric, weight=some.weight, alike=some.alike
+            )
+            gmm = from_beginning(rows, some, found, metric, first, floor, k=k, identity=identity)
         elif covariance_type is None or same_family(start.covariance, blank):
             gmm = start
         else:
             gmm = in_family(start, task.rows, first, floor, identity=identity)
         used = prior(gmm, rows.total * gmm.weights) if callable(prior) else first
         jax.block_until_ready(gmm)  # so that whoever times iterations does not time this
-        state = EMState(gmm, no_bounds(gmm, x.shape[0]), as_arrays(used, floor, x.dtype)[0], restart, best=best)
+        state = EMState(gmm, no_bounds(gmm, rows), as_arrays(used, floor, dtype)[0], restart, best=best)
         watch(state)
         return state
 
@@ -183,7 +193,7 @@ def _iterate(task: _Task, state: EMState) -> EMState:
     place = (_halves if task.min_count > 0 else _revived)(task, state, step)
     gmm, bounds, moved = step.gmm, step.bounds, place.moved
     if moved > 0:
-        gmm, prior, bounds = place.gmm, place.prior, no_bounds(place.gmm, task.rows.shape[0])
+        gmm, prior, bounds = place.gmm, place.prior, no_bounds(place.gmm, task.rows)
     change = value - state.history[-1] if state.history else np.inf
     return replace(
         state,
@@ -328,12 +338,13 @@ def check_prior(prior: Prior, k: int, d: int) -> None:
         check(fits, f"the {name} of the prior must broadcast to {shape}, got {short(value)}.")
 
 
-def _check(x: Array, k: int, start: GMM | None) -> None:
-    check(x.ndim == 2 and x.shape[1] > 0, f"expected data of shape (n, d), got {x.shape}.")
+def _check(x: Any, k: int, start: GMM | None) -> None:
+    check(len(x.shape) == 2 and x.shape[1] > 0, f"expected data of shape (n, d), got {x.shape}.")
     single = jnp.issubdtype(x.dtype, jnp.floating) and jnp.finfo(x.dtype).bits >= 32
     check(single, f"EM runs in float32 or float64, the data are {x.dtype}.")
     check_enough(x.shape[0], check_count("k", k))
-    check(bool(jnp.isfinite(x).all()), "the data contain NaN or infinite values: remove those rows first.")
+    finite = isinstance(x, Rows) or bool(jnp.isfinite(x).all())
+    check(finite, "the data contain NaN or infinite values: remove those rows first.")
     if start is not None:
         check(
             (start.k, start.d) == (k, x.shape[1]),

@@ -11,6 +11,7 @@ from jgmm.em.rows import Largest, Rows
 from jgmm.em.steps import DEAD, chunk_size, m_step_of
 from jgmm.mixture import GMM, log_joint
 from jgmm.numerics.chunking import map_chunks
+from jgmm.numerics.sharding import by_component, taken
 
 
 @jax.jit
@@ -30,7 +31,7 @@ def revive(gmm: GMM, rows: Rows, counts: Float[Array, " k"]) -> GMM:
     weights = jnp.where(dead, rows.unit / rows.total, gmm.weights)
     means = jnp.where(dead[:, None], row, gmm.means)
     covariance = jax.tree.map(lambda leaf: _adopted(leaf, dead, parent), gmm.covariance)
-    return GMM(jnp.log(weights / weights.sum()), means, covariance)
+    return by_component(GMM(jnp.log(weights / weights.sum()), means, covariance), gmm.k)
 
 
 @jax.jit
@@ -64,7 +65,7 @@ def split(
 
     blank = replace(
         gmm,
-        means=gmm.means[parent],
+        means=taken(gmm.means, parent),
         covariance=jax.tree.map(lambda leaf: _adopted(leaf, small, parent), gmm.covariance),
     )
     of_halves = jax.tree.map(lambda leaf: _adopted(leaf, small, parent) if leaf.ndim == 2 else leaf, prior)
@@ -75,4 +76,4 @@ def _adopted(leaf: Array, moved: Bool[Array, " k"], parent: Array) -> Array:
     """The leaf with the rows of the parents in the place of those moved; as it is where all components share it."""
     if leaf.shape[0] != moved.shape[0]:
         return leaf
-    return jnp.where(moved.reshape(-1, *[1] * (leaf.ndim - 1)), leaf[parent], leaf)
+    return jnp.where(moved.reshape(-1, *[1] * (leaf.ndim - 1)), taken(leaf, parent), leaf)

@@ -44,7 +44,7 @@ def best_of(
 
     def begin(i: Array) -> GMM:
         found = beginning(jax.random.fold_in(key, i), x, k, init, metric)
-        return from_beginning(rows, found, metric, prior, floor, k=k, identity=identity)
+        return from_beginning(rows, rows, found, metric, prior, floor, k=k, identity=identity)
 
     def advance(gmm: GMM) -> tuple[GMM, Array]:
         step = em_step(gmm, rows, prior, floor)

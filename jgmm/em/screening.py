@@ -8,15 +8,19 @@ of another component of the same row has a responsibility below the rounding err
 The bounds are an array [K, N] of lower bounds on distances, zero where nothing is known yet.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from jgmm.covariance.base import Distances
-from jgmm.em.tiles import ChosenPairs, in_tiles
-from jgmm.mixture import GMM, log_constant
+from jgmm.em.rows import Rows, RowsInMemory
+from jgmm.em.tiles import in_tiles, put_values
+from jgmm.mixture import GMM
 from jgmm.numerics.chunking import map_chunks
+from jgmm.numerics.sharding import COMPONENTS, ROWS, zeros
 
 # The largest array of bounds, in elements.
 MOST = 2**27
@@ -28,37 +32,49 @@ def negligible(k: int, dtype: np.dtype) -> float:
     return 8 * float(jnp.finfo(dtype).eps) / k
 
 
-def no_bounds(gmm: GMM, n: int) -> Float[Array, "k n"] | None:
-    """The bounds before the first iteration; None for mixtures of few or cheap components, and for too many pairs."""
-    worthwhile = gmm.covariance.screened and gmm.k * n <= MOST
-    return jnp.zeros((gmm.k, n), gmm.means.dtype) if worthwhile else None
+def no_bounds(gmm: GMM, rows: Rows) -> Float[Array, "k n"] | None:
+    """The bounds before the first iteration; None for mixtures of few or cheap components, too many pairs, and rows on
+    disk."""
+    n = rows.shape[0]
+    worthwhile = gmm.covariance.screened and gmm.k * n <= MOST and isinstance(rows, RowsInMemory)
+    return zeros((gmm.k, n), gmm.means.dtype, (COMPONENTS, ROWS)) if worthwhile else None
 
 
 def log_joint_of_relevant(
-    gmm: GMM, distances: Distances, x: Float[Array, "n d"], bounds: Float[Array, "k n"]
+    constant: Float[Array, " k"],
+    distances: Distances,
+    x: Float[Array, "n d"],
+    bounds: Float[Array, "k n"],
+    sparse_below: float,
 ) -> tuple[Float[Array, "n k"], Float[Array, "n k"], Float[Array, "k n"]]:
     """log w_k + log N(x_n | μ_k, Σ_k), −∞ where it is provably negligible; an upper bound of it everywhere; and the
-    bounds, sharpened where a distance was computed."""
+    bounds, sharpened where a distance was computed.
+
+    `constant` is that of `jgmm.mixture.log_constant`, `sparse_below` that of the covariances.
+    """
     k, n = bounds.shape
-    constant = log_constant(gmm)
     upper = constant[:, None] - 0.5 * bounds**2
 
-    def log_density(rows: Array, component: Array) -> Array:
-        return constant[component] - 0.5 * distances.one(x[rows], component)
+    def log_density(rows: Array, leaf: Any, x: Array) -> Array:
+        constant, own = leaf
+        return constant - 0.5 * distances.one(x[rows], own)
+
+    def with_those(pairs: Array, log_p: Array) -> Array:
+        return put_values(log_density, pairs, log_p, (constant, distances.leaves), x)
 
     # The component that may be the best of a row gives the density that the others must come near.
     likely = jnp.argmax(upper, axis=0)
-    first = ChosenPairs(likely[None] == jnp.arange(k)[:, None]).values(log_density, jnp.full((k, n), -jnp.inf, x.dtype))
+    first = with_those(likely[None] == jnp.arange(k)[:, None], jnp.full((k, n), -jnp.inf, x.dtype))
     least = first.max(axis=0) + np.log(negligible(k, x.dtype))
     relevant = (upper >= least[None]) & (first == -jnp.inf)
 
     def some() -> Array:
-        return ChosenPairs(relevant).values(log_density, first)
+        return with_those(relevant, first)
 
     def every() -> Array:
         return constant[:, None] - 0.5 * map_chunks(distances.every, x).T
 
-    log_p = jax.lax.cond(in_tiles(relevant.sum(axis=1)) <= gmm.covariance.sparse_below * k * n, some, every)
+    log_p = jax.lax.cond(in_tiles(relevant.sum(axis=1)) <= sparse_below * k * n, some, every)
     known = log_p > -jnp.inf
     distance = jnp.sqrt(2 * jnp.maximum(constant[:, None] - log_p, 0))
     return log_p.T, jnp.where(known, log_p, upper).T, jnp.where(known, distance, bounds)

@@ -4,12 +4,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jgmm.covariance.base import Covariance, component_of
-from jgmm.em.tiles import ChosenPairs, in_tiles
+from jgmm.covariance.base import Covariance, each_of
+from jgmm.em.tiles import fold_tiles, in_tiles
 from jgmm.mixture import GMM
 from jgmm.numerics.chunking import sum_chunks
 from jgmm.numerics.distances import first_moments
 from jgmm.numerics.pytree import Additive, pytree, zeros_of
+from jgmm.numerics.sharding import map_components
 from jgmm.numerics.summation import CompensatedSum
 
 # Summing over chosen pairs pays from so many components.
@@ -62,19 +63,17 @@ def collect(
         return sum_chunks(chunk, (x, r))
 
     def pairs() -> _Moments:
-        chosen = ChosenPairs((r > 0).T)
-
-        def component(k: Array) -> _Moments:
-            mean, covariance = gmm.means[k][None], component_of(gmm.covariance, k)
+        def component(leaf: tuple[Array, Array, Covariance], x: Array) -> _Moments:
+            mean, share, covariance = leaf
 
             def tile(rows: Array, valid: Array) -> _Moments:
-                return moments(x[rows], jnp.where(valid, r[rows, k], 0)[:, None], mean, covariance)
+                return moments(x[rows], jnp.where(valid, share[rows], 0)[:, None], mean[None], covariance)
 
             zero = zeros_of(tile, jnp.arange(1), jnp.ones(1, bool))
-            sums = chosen.fold(k, lambda total, rows, valid: total + tile(rows, valid), zero)
+            sums = fold_tiles(share > 0, lambda total, rows, valid: total + tile(rows, valid), zero)
             return jax.tree.map(lambda leaf: leaf[0], sums)
 
-        return jax.lax.map(component, jnp.arange(gmm.k))
+        return map_components(component, (gmm.means, r.T, each_of(gmm.covariance, gmm.k)), x)
 
     rows = (r > 0).sum(axis=0)
     below = gmm.covariance.sparse_below

@@ -19,11 +19,12 @@ from jaxtyping import Array, Float, Int
 from jgmm.covariance.base import Covariance, Distances
 from jgmm.covariance.prior import Floor, Prior
 from jgmm.em.initializers import cluster_means, nearest
-from jgmm.em.rows import Rows
+from jgmm.em.rows import Rows, RowsInMemory
 from jgmm.em.screening import carried_over, log_joint_of_relevant, negligible
 from jgmm.em.statistics import Statistics, collect
-from jgmm.mixture import GMM, log_joint
+from jgmm.mixture import GMM, log_constant, log_joint
 from jgmm.numerics.chunking import map_chunks
+from jgmm.numerics.sharding import by_component, everywhere
 from jgmm.numerics.summation import CompensatedSum
 
 # About this many pairs (row, component) are taken at a time, of at most so many rows.
@@ -44,12 +45,14 @@ def e_step(gmm: GMM, rows: Rows) -> Statistics:
 
 
 def _screened_e_step(
-    gmm: GMM, rows: Rows, distances: Distances, bounds: Float[Array, "k n"]
+    gmm: GMM, rows: RowsInMemory, distances: Distances, bounds: Float[Array, "k n"]
 ) -> tuple[Statistics, Float[Array, "k n"]]:
     """`e_step` without the pairs that do not matter, and the bounds, sharpened."""
 
+    constant = log_constant(gmm)
+
     def chunk(x: Array, weight: Array, known: Array) -> tuple[Statistics, Array]:
-        log_p, upper, known = log_joint_of_relevant(gmm, distances, x, known)
+        log_p, upper, known = log_joint_of_relevant(constant, distances, x, known, gmm.covariance.sparse_below)
         return _weighed(gmm, x, weight, log_p, upper), known
 
     return rows.sum_with_state(chunk, bounds, chunk_size(gmm.k))
@@ -92,7 +95,7 @@ def m_step(gmm: GMM, statistics: Statistics, prior: Prior, floor: Floor, rows: F
     weights = jnp.concatenate([jnp.diag(counts), jnp.diag(jnp.full_like(counts, prior.mean_strength))])
     added = gmm.covariance.moments(apart, weights, zero)
     covariance = gmm.covariance.update(statistics.second - taken + added, rows, prior, floor)
-    return GMM(jnp.log(rows) - jnp.log(rows.sum()), gmm.means + shift, covariance)
+    return by_component(GMM(jnp.log(rows) - jnp.log(rows.sum()), gmm.means + shift, covariance), gmm.k)
 
 
 def log_prior(gmm: GMM, prior: Prior) -> Float[Array, ""]:
@@ -128,7 +131,7 @@ def em_step(
     with_prior: bool = True,
 ) -> Step:
     """One iteration. `bounds` are those that the last one returned, or `screening.no_bounds`."""
-    if bounds is None:
+    if bounds is None or not isinstance(rows, RowsInMemory):
         statistics = e_step(gmm, rows)
         new = m_step(gmm, statistics, prior, floor)
     else:
@@ -137,9 +140,8 @@ def em_step(
         new = m_step(gmm, statistics, prior, floor)
         bounds = carried_over(bounds, distances, new)
     penalty = log_prior(gmm, prior) if with_prior else jnp.zeros((), rows.dtype)
-    return Step(
-        new, bounds, statistics.log_likelihood, penalty, statistics.counts, statistics.pairs, statistics.dropped
-    )
+    seen = everywhere((statistics.log_likelihood, penalty, statistics.counts, statistics.pairs, statistics.dropped))
+    return Step(new, bounds, *seen)
 
 
 @partial(jax.jit, static_argnames="with_prior")
@@ -151,7 +153,8 @@ def objective(gmm: GMM, rows: Rows, prior: Prior, *, with_prior: bool = True) ->
         log_likelihood = jax.nn.logsumexp(map_chunks(joint, x), axis=1)
         return CompensatedSum.of(jnp.where(weight > 0, weight * log_likelihood, 0))
 
-    return rows.sum(chunk, chunk_size(gmm.k)), log_prior(gmm, prior) if with_prior else jnp.zeros((), rows.dtype)
+    penalty = log_prior(gmm, prior) if with_prior else jnp.zeros((), rows.dtype)
+    return everywhere((rows.sum(chunk, chunk_size(gmm.k)), penalty))
 
 
 def m_step_of(blank: GMM, rows: Rows, r_of: Callable[[Array], Array], prior: Prior, floor: Floor) -> GMM:
@@ -191,7 +194,7 @@ def from_centers(
 
 @partial(jax.jit, static_argnames=("k", "identity"))
 def from_clusters(
-    rows: Rows,
+    rows: RowsInMemory,
     clusters: Int[Array, " n"],
     prior: Prior,
     floor: Floor,
@@ -212,6 +215,7 @@ def from_clusters(
 
 def from_beginning(
     rows: Rows,
+    some: RowsInMemory,
     found: Array,
     metric: Float[Array, " d"],
     prior: Prior,
@@ -220,9 +224,10 @@ def from_beginning(
     k: int,
     identity: Callable[..., Covariance],
 ) -> GMM:
-    """A mixture from what an initializer has found (`jgmm.em.initializers.beginning`)."""
+    """A mixture from what an initializer has found in some of the rows (`jgmm.em.initializers.beginning`): the clusters
+    of these, or centers."""
     if found.ndim == 1:
-        return from_clusters(rows, found, prior, floor, k=k, identity=identity)
+        return from_clusters(some, found, prior, floor, k=k, identity=identity)
     return from_centers(rows, found, metric, prior, floor, identity=identity)
 
 

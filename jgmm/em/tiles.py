@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jgmm.numerics.pytree import pytree
+from jgmm.numerics.sharding import map_components
 
 # Rows gathered at a time. Fewer waste less of a component's last tile, more keep products at full speed.
 TILE = 512
@@ -24,36 +24,33 @@ def in_tiles(counts: Int[Array, " k"]) -> Int[Array, ""]:
     return (-(-counts // TILE) * TILE).sum()
 
 
-@pytree
-class ChosenPairs:
-    """Chosen pairs: those where the mask is true."""
+def fold_tiles(chosen: Bool[Array, " n"], f: Callable[[C, Int[Array, " t"], Bool[Array, " t"]], C], carry: C) -> C:
+    """f over the tiles of the rows that are chosen: f(carry, rows, valid). Rows that are not valid repeat the last."""
+    # How many rows up to and including n are chosen: it tells where the t-th is.
+    ranks = jnp.cumsum(chosen, dtype=jnp.int32)
+    count, last = ranks[-1], ranks.shape[0] - 1
 
-    mask: Bool[Array, "k n"]
+    def tile(t: Array, carry: C) -> C:
+        rank = t * TILE + jnp.arange(TILE)
+        rows = jnp.minimum(jnp.searchsorted(ranks, rank, side="right", method="scan_unrolled"), last)
+        return f(carry, rows, rank < count)
 
-    def fold(self, k: Int[Array, ""], f: Callable[[C, Int[Array, " t"], Bool[Array, " t"]], C], carry: C) -> C:
-        """f over the tiles of component k: f(carry, rows, valid). Rows that are not valid repeat the last one."""
-        # How many rows up to and including n are chosen: it tells where the t-th is.
-        ranks = jnp.cumsum(self.mask[k], dtype=jnp.int32)
-        count, last = ranks[-1], ranks.shape[0] - 1
+    return jax.lax.fori_loop(0, -(-count // TILE), tile, carry)
 
-        def tile(t: Array, carry: C) -> C:
-            rank = t * TILE + jnp.arange(TILE)
-            rows = jnp.minimum(jnp.searchsorted(ranks, rank, side="right", method="scan_unrolled"), last)
-            return f(carry, rows, rank < count)
 
-        return jax.lax.fori_loop(0, -(-count // TILE), tile, carry)
+def put_values(
+    f: Callable[..., Float[Array, " t"]], mask: Bool[Array, "k n"], out: Float[Array, "k n"], leaves: Any, *shared: Any
+) -> Float[Array, "k n"]:
+    """`out` with f(rows, leaf, *shared) in the place of every pair where the mask is true, for leaves [k, ...] of what
+    f knows of every component."""
 
-    def values(
-        self, f: Callable[[Int[Array, " t"], Int[Array, ""]], Float[Array, " t"]], out: Float[Array, "k n"]
-    ) -> Float[Array, "k n"]:
-        """`out` with f(rows, k) in the place of every pair."""
+    def component(leaf: Any, *shared: Any) -> Array:
+        chosen, values, own = leaf
 
-        def component(leaf: tuple[Array, Array]) -> Array:
-            k, values = leaf
+        def put(values: Array, rows: Array, valid: Array) -> Array:
+            found = f(rows, own, *shared)
+            return values.at[jnp.where(valid, rows, values.shape[0])].set(found, mode="drop")
 
-            def put(values: Array, rows: Array, valid: Array) -> Array:
-                return values.at[jnp.where(valid, rows, values.shape[0])].set(f(rows, k), mode="drop")
+        return fold_tiles(chosen, put, values)
 
-            return self.fold(k, put, values)
-
-        return jax.lax.map(component, (jnp.arange(out.shape[0]), out))
+    return map_components(component, (mask, out, leaves), *shared)

@@ -1,6 +1,7 @@
 """Passes over the rows of large arrays, a chunk at a time.
 
-The last chunk is moved back to end at the last row: nothing is padded or copied, and every chunk has one shape.
+The last chunk is moved back to end at the last row: nothing is padded or copied, and every chunk has one shape. On a
+mesh (`jgmm.numerics.sharding`) every device passes over its own rows.
 """
 
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jgmm.numerics.pytree import zeros_of
+from jgmm.numerics.sharding import ROWS, added, cut, on_every
 
 # About this many elements a chunk: large enough for full-speed matrix products, small enough for the caches.
 ELEMENTS = 2**20
@@ -53,6 +55,8 @@ def fold_chunks(
 
 def sum_chunks(f: Callable[[Any, Float[Array, " c"]], S], rows: Any, chunk_size: int | None = None) -> S:
     """Σ over chunks of f(rows, weights), with rows and weights as in `fold_chunks`."""
+    if cut(rows, ROWS):
+        return on_every(ROWS, lambda part: added(sum_chunks(f, part, chunk_size)), (0,), None)(rows)
     c, n_chunks, take = _chunking(rows, chunk_size)
     weights = jnp.ones(c, jax.tree.leaves(rows)[0].dtype)
     if n_chunks == 1:
@@ -63,6 +67,8 @@ def sum_chunks(f: Callable[[Any, Float[Array, " c"]], S], rows: Any, chunk_size:
 
 def map_chunks(f: Callable[[Any], Any], rows: Any, chunk_size: int | None = None) -> Any:
     """f(rows), for an f that maps [c, ...] to a pytree of arrays [c, ...], row by row independent."""
+    if cut(rows, ROWS):
+        return on_every(ROWS, lambda part: map_chunks(f, part, chunk_size), (0,), 0)(rows)
     _, n_chunks, take = _chunking(rows, chunk_size)
     if n_chunks == 1:
         return f(rows)

@@ -8,12 +8,14 @@ would be lost, the chunk is computed by differences for that component.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from jgmm.numerics.linalg import matmul
+from jgmm.numerics.sharding import map_components
 
 # What cancellation may cost, as a multiple of the rounding error of the direct sum over D features.
 LOSS = 32
@@ -26,14 +28,17 @@ def middle(means: Float[Array, "k d"]) -> Float[Array, "1 d"]:
     return means.mean(axis=0, keepdims=True)
 
 
-def patch(far: Bool[Array, " k"], approximate: Array, exact: Callable[[Array], Array]) -> Array:
-    """Rows of `approximate` [k, ...], those of the far components replaced by exact(k)."""
-    k = jnp.arange(far.shape[0])
+def patch(far: Bool[Array, " k"], approximate: Array, exact: Callable[..., Array], leaves: Any, *shared: Any) -> Array:
+    """Rows of `approximate` [k, ...], those of the far components replaced by exact(leaf, *shared), for leaves [k, ...]
+    of what it knows of every component."""
 
-    def row(index: Array) -> Array:
-        return jax.lax.cond(far[index], exact, lambda i: approximate[i], index)
+    def row(leaf: Any, *shared: Any) -> Array:
+        is_far, row, own = leaf
+        return jax.lax.cond(is_far, lambda: exact(own, *shared), lambda: row)
 
-    return jax.lax.cond(far.any(), lambda: jax.lax.map(row, k), lambda: approximate)
+    return jax.lax.cond(
+        far.any(), lambda: map_components(row, (far, approximate, leaves), *shared), lambda: approximate
+    )
 
 
 def squared_distances(
@@ -46,6 +51,10 @@ def squared_distances(
     constant = jnp.sum(weighted * centers, axis=1)  # (K,)
     every = jnp.broadcast_to(precision, (means.shape[0], precision.shape[1]))
 
+    def exact(leaf: tuple[Array, Array], x: Array) -> Array:
+        precision, mean = leaf
+        return jnp.sum(precision[None] * (x - mean[None]) ** 2, axis=1)
+
     def distances(x: Float[Array, "n d"]) -> Float[Array, "n k"]:
         y = x - origin
         squares = y * y if precision.shape[1] > 1 else jnp.sum(y * y, axis=1, keepdims=True)
@@ -53,8 +62,8 @@ def squared_distances(
         size = matmul(precision, squares.T) + constant[:, None]  # of the terms that cancel
         expanded = size - 2 * matmul(weighted, y.T)
         far = (size > LOSS * jnp.maximum(expanded, y.shape[1])).any(axis=1)
-        exact = patch(far, expanded, lambda k: jnp.sum(every[k][None] * (x - means[k][None]) ** 2, axis=1))
-        return jnp.maximum(exact.T, 0)
+        found = patch(far, expanded, exact, (every, means), x)
+        return jnp.maximum(found.T, 0)
 
     return distances
 
@@ -78,4 +87,9 @@ def second_moments(
     expanded = matmul(r.T, y * y) - 2 * centers * matmul(r.T, y) + counts * centers**2
     spread = (precision * centers**2).max(axis=1)
     far = (spread > LOSS_OF_MOMENT) & (counts[:, 0] > 0)  # a chunk without a share in the component adds zero
-    return patch(far, expanded, lambda k: matmul(r[:, k][None], (x - means[k][None]) ** 2)[0])
+
+    def exact(leaf: tuple[Array, Array], x: Array) -> Array:
+        mean, weight = leaf
+        return matmul(weight[None], (x - mean[None]) ** 2)[0]
+
+    return patch(far, expanded, exact, (means, r.T), x)

@@ -56,7 +56,8 @@ def _state(folder: Path) -> list[np.ndarray]:
     import jax
     from flax import nnx
 
-    from train import runs, setup, sharding
+    from jgmm.numerics import sharding
+    from train import runs, setup
     from train import step as steps
     from train.checkpoints import Checkpoints, abstract
 

@@ -27,9 +27,10 @@ from jgmm.checkpoint.files import write_json
 from jgmm.covariance.diag import Diag
 from jgmm.encoder.identity import Identity
 from jgmm.mixture import GMM
+from jgmm.numerics import sharding
 from jgmm.source import Source
 from train import __main__ as command
-from train import batches, config, runs, sample, setup, sharding
+from train import batches, config, runs, sample, setup
 from train import step as steps
 from train.checkpoints import Checkpoints, abstract
 from train.log import Log

@@ -1,0 +1,155 @@
+"""Rows on disk: every pass reads them anew, the next chunk while the devices work on this one."""
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import field, replace
+from threading import Lock
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from jgmm.data.streams import Stream
+from jgmm.em.rows import Rows, drawn, encoded
+from jgmm.encoder.base import Encoder
+from jgmm.encoder.identity import Identity
+from jgmm.errors import check
+from jgmm.numerics.pytree import pytree, zeros_of
+from jgmm.numerics.sharding import COMPONENTS, ROWS, added, free_axes, n_parts, of_all, on_every
+
+# About this many numbers of a chunk, and the fewest rows.
+ELEMENTS, LEAST = 2**24, 256
+
+S = TypeVar("S", bound=Any)
+
+
+class Reader:
+    """A stream, cut into as many parts as a mesh cuts rows, that is read a chunk ahead."""
+
+    def __init__(self, stream: Stream, weight: np.ndarray | None, dtype: Any):
+        self.stream, self.weight, self.dtype = stream, weight, np.dtype(dtype)
+        self.width = int(np.prod(stream.shape[1:]))
+        # Of all processes; each has its own rows.
+        self.lengths = of_all(np.array([len(stream)]))
+        self.total = float(of_all(np.array([len(stream) if weight is None else weight.sum(dtype=np.float64)])).sum())
+        self.pool, self.lock = ThreadPoolExecutor(1), Lock()
+        self.ahead: dict[tuple[int, int, int], Future] = {}
+
+    def per_part(self, parts: int) -> int:
+        """The number of rows of every part, of so many parts of the rows of all processes."""
+        return -(-int(self.lengths.max()) * jax.process_count() // parts)
+
+    def read(self, start: int, stop: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+        """Rows, and how often they count; and as many that do not as make up the length."""
+        n = max(stop - start, 0)
+        rows, weight = np.zeros((length, self.width), self.stream.dtype), np.zeros(length, self.dtype)
+        if n > 0:
+            rows[:n] = self.stream.read(start, stop).reshape(n, -1)
+            weight[:n] = 1 if self.weight is None else self.weight[start:stop]
+        return rows, weight
+
+    def chunk(self, part: int, i: int, parts: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+        """Chunk i of a part; the next one of that part is read meanwhile."""
+        each = self.per_part(parts)
+        first = (part - jax.process_index() * (parts // jax.process_count())) * each
+        end = min(first + each, len(self.stream))
+        start = first + i * length
+        after = first if start + length >= end else start + length
+        with self.lock:
+            waiting = self.ahead.pop((start, end, length), None)
+            found = (lambda: self.read(start, min(start + length, end), length)) if waiting is None else waiting.result
+            if len(self.ahead) > parts:  # of a pass in other chunks
+                self.ahead.clear()
+            if (after, end, length) != (start, end, length):
+                one = after, min(after + length, end), length
+                self.ahead[(after, end, length)] = self.pool.submit(self.read, *one)
+        return found()
+
+
+@pytree
+class RowsOnDisk(Rows):
+    """The codes of rows on disk.
+
+    Attributes:
+        encoder: Between what is on disk and the rows.
+        reader: What reads.
+        asked: Rows taken at a time, if the user has asked for a number.
+    """
+
+    encoder: Encoder
+    reader: Reader = field(metadata={"static": True})
+    asked: int | None = field(default=None, metadata={"static": True})
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return int(self.reader.lengths.sum()), self.encoder.n_codes
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        return jnp.dtype(self.reader.dtype)
+
+    @property
+    def total(self) -> Any:
+        return self.reader.total
+
+    @property
+    def unit(self) -> Any:
+        return 1.0 if self.reader.weight is None else self.reader.total / float(self.reader.lengths.sum())
+
+    def sum(self, f: Callable[[Float[Array, "c d"], Float[Array, " c"]], S], chunk_size: int) -> S:
+        parts, width, on_mesh = n_parts(ROWS), self.reader.width, bool(free_axes())
+        each = self.reader.per_part(parts)
+        c = min(each, self.asked or min(chunk_size, max(LEAST, ELEMENTS // width)))
+
+        def fetch(part: Int[Array, ""], i: Int[Array, ""]) -> tuple[Array, Array]:
+            shapes = (
+                jax.ShapeDtypeStruct((c, width), self.reader.stream.dtype),
+                jax.ShapeDtypeStruct((c,), self.dtype),
+            )
+
+            def read(part: Any, i: Any) -> tuple[np.ndarray, np.ndarray]:
+                return self.reader.chunk(int(part), int(i), parts, c)
+
+            return jax.pure_callback(read, shapes, part, i)
+
+        def of_part(encoder: Encoder) -> S:
+            # Devices that have other components of the same rows read them as well.
+            get = on_every(COMPONENTS, fetch, (None, None), (None, None)) if COMPONENTS in free_axes() else fetch
+            part = jax.lax.axis_index(ROWS) if on_mesh else jnp.zeros((), jnp.int32)
+
+            def chunk(i: Array, total: S) -> S:
+                rows, weight = get(part, i)
+                return total + f(encoder.encode(rows.astype(self.dtype)), weight)
+
+            one = jnp.zeros((c, width), self.dtype)
+            zero = zeros_of(lambda: f(encoder.encode(one), one[:, 0]))
+            return jax.lax.fori_loop(0, -(-each // c), chunk, zero)
+
+        if not on_mesh:
+            return of_part(self.encoder)
+        return on_every(ROWS, lambda encoder: added(of_part(encoder)), (None,), None)(self.encoder)
+
+    def encoded(self, encoder: Encoder) -> "RowsOnDisk":
+        check(isinstance(self.encoder, Identity), "these rows are codes already.")
+        return replace(self, encoder=encoder)
+
+    def sample(self, key: PRNGKeyArray, most: int) -> tuple[np.ndarray, np.ndarray | None]:
+        reader = self.reader
+        n, size = len(reader.stream), max(LEAST, ELEMENTS // reader.width)
+        chosen = drawn(key, n, most // self.encoder.n_codes // jax.process_count())
+        found = [np.empty((0, self.encoder.n_codes), reader.dtype)]
+        for start in range(0, n, size):
+            here = chosen[(chosen >= start) & (chosen < start + size)] - start
+            if here.size:
+                x, _ = reader.read(start, min(start + size, n), size)
+                found.append(np.asarray(encoded(self.encoder, x.astype(reader.dtype)))[here])
+        weight = None if reader.weight is None else of_all(reader.weight[chosen].astype(reader.dtype))
+        return of_all(np.concatenate(found)), weight
+
+
+def on_disk(stream: Stream, weight: np.ndarray | None, dtype: Any, asked: int | None = None) -> RowsOnDisk:
+    """The rows of a stream as they are."""
+    reader = Reader(stream, weight, dtype)
+    return RowsOnDisk(Identity(reader.width), reader, asked)

@@ -1,0 +1,250 @@
+"""One program on one device, on several, or on several processes.
+
+A mesh has two axes: rows are cut over "data", and components over "component". Under `jax.set_mesh`, passes over rows
+(`jgmm.numerics.chunking`) run on all devices at once, every one over its own rows, and what they find is added; loops
+over components (`map_components`) run over those that a device has. Without a mesh all of this is what it is on one
+device.
+"""
+
+import dataclasses
+import math
+import os
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Int
+
+from jgmm.errors import InputError, check, check_count, short
+from jgmm.numerics.pytree import Additive
+
+ROWS, COMPONENTS = "data", "component"
+
+
+def join() -> None:
+    """Join the other processes: on TPU pods and under SLURM or MPI they find each other, elsewhere by
+    $JAX_COORDINATOR_ADDRESS, $JAX_NUM_PROCESSES and $JAX_PROCESS_ID. Raises InputError if none are found."""
+    count, number = (os.environ.get(f"JAX_{name}") for name in ("NUM_PROCESSES", "PROCESS_ID"))
+    try:
+        if count is None or number is None:
+            jax.distributed.initialize()
+        else:
+            jax.distributed.initialize(num_processes=int(count), process_id=int(number))
+    except (ValueError, RuntimeError) as error:
+        raise InputError(
+            f"--distributed found no other processes to join ({error}): outside a TPU pod, SLURM or MPI set "
+            "JAX_COORDINATOR_ADDRESS=HOST:PORT, JAX_NUM_PROCESSES and JAX_PROCESS_ID, from 0."
+        ) from error
+
+
+def mesh(component: int = 1, data: int | None = None) -> Mesh:
+    """The devices of all processes, cut into so many parts; `data` is as many as are left if it is None.
+
+    Raises:
+        InputError: If there are not as many devices.
+
+    >>> from jgmm.numerics.sharding import mesh
+    >>> dict(mesh(data=1).shape)
+    {'data': 1, 'component': 1}
+    """
+    n = jax.device_count()
+    data = n // check_count("component", component) if data is None else check_count("data", data)
+    asked = data * component
+    check(1 <= asked <= n, f"a mesh of data={data}, component={component} takes {asked} devices, there are {n}.")
+    whole = jax.process_count() == 1 or asked == n
+    check(whole, f"a mesh of several processes takes all of their {n} devices, data={data} x component={component}.")
+    devices = jax.devices()[:asked]
+    return jax.make_mesh((data, component), (ROWS, COMPONENTS), axis_types=(AxisType.Auto,) * 2, devices=devices)
+
+
+def mesh_of(asked: Any) -> Mesh:
+    """A mesh, or what it is to be cut into, such as "data=4,component=2". Raises InputError for anything else.
+
+    >>> from jgmm.numerics.sharding import mesh_of
+    >>> dict(mesh_of("data=1").shape)
+    {'data': 1, 'component': 1}
+    """
+    if isinstance(asked, Mesh):
+        known = set(asked.axis_names) <= {ROWS, COMPONENTS} and all(kind == AxisType.Auto for kind in asked.axis_types)
+        check(known, f"a mesh has the axes {ROWS!r} and {COMPONENTS!r}, of the type AxisType.Auto, got {asked}.")
+        return asked
+    parts = [re.fullmatch(r"\s*(data|component)\s*=\s*(\d+)\s*", part) for part in str(asked).split(",")]
+    axes = {part[1]: int(part[2]) for part in parts if part}
+    check(len(axes) == len(parts), f"a mesh is written as data=4,component=2, got {short(asked)}.")
+    return mesh(**axes)
+
+
+def n_parts(axis: str) -> int:
+    """How many parts an axis of the mesh at hand is still to be cut into: one without a mesh, and inside of a part."""
+    at_hand = jax.sharding.get_abstract_mesh()
+    return 1 if axis in at_hand.manual_axes else at_hand.shape.get(axis, 1)
+
+
+def cut(tree: Any, axis: str) -> bool:
+    """Whether the leaves of a tree can be cut along their first axes over an axis of the mesh at hand."""
+    n = n_parts(axis)
+    return n > 1 and all(leaf.shape[0] % n == 0 for leaf in jax.tree.leaves(tree))
+
+
+def on_every(axis: str, f: Callable[..., Any], cut_in: Any, cut_out: Any) -> Callable[..., Any]:
+    """f, run on every part that an axis of the mesh at hand cuts; in the specifications None is what all parts have or
+    agree on, and a number the axis of arrays that is cut."""
+
+    def spec(number: int | None) -> PartitionSpec:
+        return PartitionSpec() if number is None else PartitionSpec(*[None] * number, axis)
+
+    in_specs, out_specs = (jax.tree.map(spec, s, is_leaf=lambda s: s is None) for s in (cut_in, cut_out))
+    return jax.shard_map(f, in_specs=in_specs, out_specs=out_specs, axis_names={axis}, check_vma=False)
+
+
+def map_components(f: Callable[..., Any], leaves: Any, *shared: Any) -> Any:
+    """f(leaf, *shared) for every component, one at a time: `jax.lax.map` over leaves [K, ...], every device over its
+    own. What f knows that is computed must come by `shared`."""
+
+    def each(leaves: Any, shared: Any) -> Any:
+        return jax.lax.map(lambda leaf: f(leaf, *shared), leaves)
+
+    return (on_every(COMPONENTS, each, (0, None), 0) if cut(leaves, COMPONENTS) else each)(leaves, shared)
+
+
+def added(value: Any) -> Any:
+    """Inside of a part of the rows: the sum of what all parts have, which adds by + or by fields (`Additive`)."""
+    if isinstance(value, jax.Array):
+        return jax.lax.psum(value, ROWS)
+    if isinstance(value, Additive):
+        fields: Any = value
+        return type(value)(*(added(getattr(value, f.name)) for f in dataclasses.fields(fields)))
+    every = jax.lax.all_gather(value, ROWS)
+    n = jax.tree.leaves(every)[0].shape[0]
+    first = jax.tree.map(lambda leaf: leaf[0], every)
+    return jax.lax.fori_loop(1, n, lambda i, total: total + jax.tree.map(lambda leaf: leaf[i], every), first)
+
+
+def at(x: Array, index: Int[Array, "*m"], axis: str = ROWS) -> Array:
+    """x[index], for an x that may be cut along its first axis over an axis of the mesh: copies on every device."""
+    if not cut(x, axis):
+        return x[index]
+
+    def local(part: Array, index: Array) -> Array:
+        here = index - jax.lax.axis_index(axis) * part.shape[0]
+        mine = (here >= 0) & (here < part.shape[0])
+        found = part[jnp.clip(here, 0, part.shape[0] - 1)]
+        return jax.lax.psum(jnp.where(mine.reshape(mine.shape + (1,) * (x.ndim - 1)), found, 0), axis)
+
+    return on_every(axis, local, (0, None), None)(x, index)
+
+
+def taken(leaf: Array, index: Int[Array, " k"]) -> Array:
+    """leaf[index] for leaves [K, ...], cut over components as before: no device has all of them at any time."""
+    if not cut(leaf, COMPONENTS):
+        return leaf[index]
+
+    def local(part: Array, index: Array) -> Array:
+        n = part.shape[0]
+        first = jax.lax.axis_index(COMPONENTS) * n
+
+        def one(j: Array, out: Array) -> Array:
+            here = index[j] - first
+            row = jnp.where((here >= 0) & (here < n), part[jnp.clip(here, 0, n - 1)], 0)
+            row, place = jax.lax.psum(row, COMPONENTS), j - first
+            return out.at[jnp.where((place >= 0) & (place < n), place, n)].set(row, mode="drop")
+
+        return jax.lax.fori_loop(0, index.shape[0], one, part)
+
+    return on_every(COMPONENTS, local, (0, None), 0)(leaf, index)
+
+
+def by_component(tree: Any, k: int) -> Any:
+    """A tree of arrays: those that lead with k are cut over components, others are the same on every device."""
+    n = n_parts(COMPONENTS)
+
+    def place(leaf: Array) -> Array:
+        cuts = leaf.ndim > 0 and leaf.shape[0] == k and k % n == 0
+        return jax.lax.with_sharding_constraint(leaf, PartitionSpec(COMPONENTS) if cuts else PartitionSpec())
+
+    return jax.tree.map(place, tree) if COMPONENTS in free_axes() else everywhere(tree)
+
+
+def zeros(shape: tuple[int, ...], dtype: Any, axes: tuple[str, ...]) -> Array:
+    """Zeros, cut over the axes of the mesh at hand that can cut them evenly."""
+    if not free_axes():
+        return jnp.zeros(shape, dtype)
+    cuts = (a if n_parts(a) > 1 and n % n_parts(a) == 0 else None for n, a in zip(shape, axes, strict=True))
+    return jnp.zeros(shape, dtype, device=NamedSharding(jax.sharding.get_mesh(), PartitionSpec(*cuts)))
+
+
+def everywhere(tree: Any) -> Any:
+    """A tree of arrays that every device has a copy of."""
+    return jax.lax.with_sharding_constraint(tree, PartitionSpec()) if free_axes() else tree
+
+
+def free_axes() -> set[str]:
+    """The axes of the mesh at hand, without those that the program at hand runs in a part of."""
+    at_hand = jax.sharding.get_abstract_mesh()
+    return set(at_hand.axis_names) - set(at_hand.manual_axes)
+
+
+def replicated(devices: Mesh) -> NamedSharding:
+    """A copy on every device."""
+    return NamedSharding(devices, PartitionSpec())
+
+
+def over_rows(devices: Mesh) -> NamedSharding:
+    """The first axis cut over the devices."""
+    return NamedSharding(devices, PartitionSpec(ROWS))
+
+
+def spread(index: Int[np.ndarray, " b"], devices: Mesh) -> Array:
+    """A vector that every process knows, cut over all devices."""
+    return jax.make_array_from_callback(index.shape, over_rows(devices), lambda part: index[part])
+
+
+def spread_rows(rows: np.ndarray | Array) -> Array:
+    """The rows of all processes, one after the other, cut over the mesh at hand; every process brings as many of its
+    own as any other, and they are cut evenly."""
+    return jax.make_array_from_process_local_data(over_rows(jax.sharding.get_mesh()), np.asarray(rows))
+
+
+def to_host(x: Array) -> np.ndarray:
+    """An array that may be cut along its first axis over the devices of all processes, on every host; on no device."""
+    if x.is_fully_addressable or x.is_fully_replicated:
+        return np.asarray(x)
+    parts = {s.index[0].start or 0: s.data for s in x.addressable_shards}
+    return of_all(np.concatenate([np.asarray(parts[start]) for start in sorted(parts)]))
+
+
+def of_all(x: np.ndarray) -> np.ndarray:
+    """Arrays of all processes, one after the other along their first axis; to the last bit."""
+    if jax.process_count() == 1:
+        return x
+    lengths = np.ravel(multihost_utils.process_allgather(np.array(len(x))))
+    padded = np.zeros((lengths.max(), *x.shape[1:]), x.dtype)
+    padded[: len(x)] = x
+    words = multihost_utils.process_allgather(padded.reshape(-1).view(np.uint8))
+    parts = np.asarray(words).view(x.dtype).reshape(-1, *padded.shape)
+    return np.concatenate([part[:n] for part, n in zip(parts, lengths, strict=True)])
+
+
+def of_state(devices: Mesh, state: Any, fsdp: bool) -> Any:
+    """Where the leaves of a training state live: everywhere, or with fsdp cut along their longest axis that can be."""
+
+    def place(leaf: Any) -> NamedSharding:
+        n = devices.size
+        lengths = [length if length % n == 0 and length >= n else 0 for length in leaf.shape]
+        if not fsdp or not any(lengths):
+            return replicated(devices)
+        spec: list[str | None] = [None] * len(lengths)
+        spec[int(np.argmax(lengths))] = ROWS
+        return NamedSharding(devices, PartitionSpec(*spec))
+
+    return jax.tree.map(place, state)
+
+
+def padded_length(n: int, parts: int) -> int:
+    """The least multiple of `parts` that is at least n."""
+    return math.ceil(n / parts) * parts
