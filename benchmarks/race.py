@@ -62,7 +62,8 @@ def by_jgmm(options: Options) -> tuple[Curve, Codes, EMState]:
         states.append(state)
 
     key = jax.random.key(options.seed)
-    run_em(key, codes.values, k=options.k, covariance_type="diag", **em_options(options, codes), callback=follow)
+    asked = em_options(options, codes, codes.values)
+    run_em(key, codes.values, k=options.k, covariance_type="diag", **asked, callback=follow)
     # The likelihood of a state is that of the mixture before its last iteration.
     bits = [to_bits(value + codes.offset, data.train.shape) for value in states[-1].log_likelihoods]
     return (np.array(ticks[:-1]), np.array(bits)), codes, states[0]

@@ -19,6 +19,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
     from jgmm.checkpoint.lock import locked
     from jgmm.commands import fitting
+    from jgmm.numerics.sharding import on_devices
 
     cli.compile_once()
     with locked(options.run_folder):
@@ -28,7 +29,7 @@ def main(args: Sequence[str] | None = None) -> None:
             options = fitting.check_resumed(kept, cli.parse(Options, prog=PROG, args=args, default=kept))
             options.check()
         jax.config.update("jax_enable_x64", options.dtype == "float64")
-        with jax.default_matmul_precision(options.precision):
+        with jax.default_matmul_precision(options.precision), on_devices(options.mesh):
             fitting.run(options)
 
 

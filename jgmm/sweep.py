@@ -30,6 +30,7 @@ def _run(options: SweepOptions) -> None:
     from jgmm.commands.codes import fit_encoder, say_what_varies, to_codes
     from jgmm.commands.inputs import check_data, check_free, prepare
     from jgmm.commands.progress import CompileClock
+    from jgmm.em.rows import on_mesh
     from jgmm.figures import fits
 
     begun = time.perf_counter()
@@ -62,7 +63,8 @@ def _run(options: SweepOptions) -> None:
         print(f"\nbest by {options.criterion}: {row.covariance_type} covariances, K={row.k}\n{table}\n{picture}")
         (folder / "best").mkdir(exist_ok=True)
         found = fitting.Found(state, state.gmm, Mark(), [])
-        fitting.finish(options.at(row.k, row.covariance_type), data, train, found, clock, begun)
+        rows_of_best = on_mesh(train.values)
+        fitting.finish(options.at(row.k, row.covariance_type), data, train, rows_of_best, found, clock, begun)
 
 
 if __name__ == "__main__":

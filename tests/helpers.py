@@ -6,6 +6,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from scipy.stats import multivariate_normal
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
@@ -20,6 +21,11 @@ from jgmm.mixture import GMM
 from jgmm.source import Source
 
 SOURCE_SHAPE = (3, 4, 2)
+
+
+def few(names, *fast):
+    """Cases of which only these are run with every `make test`; the others are slow ones."""
+    return [name if name in fast else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
 def run(main, *args):

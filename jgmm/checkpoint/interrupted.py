@@ -2,6 +2,7 @@
 
     options.json     the options of the run
     pca/             the fitted principal components, and spectrum.json
+    codes.bin        codes that are read from disk in every pass
     basis/           the rotations of a basis that was learned, and turns.json
     state-N/         the arrays of the EM state and numbers.json; the newest is kept
 
@@ -29,6 +30,7 @@ from jgmm.em.loop import EMState
 from jgmm.encoder.pca import PCA, Spectrum
 from jgmm.errors import check
 from jgmm.mixture import GMM
+from jgmm.numerics.sharding import free_axes
 
 # Saving may take this share of the time of a fit.
 SHARE = 0.05
@@ -48,6 +50,11 @@ class InterruptedFit:
         for left in self.folder.glob(".partial-*"):
             discard(left)
         self.saved_at, self.cost = -np.inf, 0.0
+
+    @property
+    def scratch(self) -> Path:
+        """Where codes go that are read in every pass."""
+        return self.folder / "codes.bin"
 
     def save_options(self, options: dict[str, Any], data_sha256: str) -> None:
         """Keep the options of the run, and the digest of its data."""
@@ -89,11 +96,13 @@ class InterruptedFit:
         if not at_once and start - self.saved_at < self.cost / SHARE:
             return
         arrays: dict[str, Any] = {"gmm": state.gmm} | ({"best": state.best.gmm} if state.best else {})
-        arrays |= {} if state.bounds is None else {"bounds": state.bounds}
+        # On a mesh bounds belong to its parts, and are found anew.
+        bounds = None if free_axes() else state.bounds
+        arrays |= {} if bounds is None else {"bounds": bounds}
         arrays |= {"prior": vars(state.prior)}
         older = self._states()
         name = f"state-{_number(older[-1]) + 1 if older else 1}"
-        numbers = numbers_of(state) | {"bounded": state.bounds is not None, "journal": mark._asdict()}
+        numbers = numbers_of(state) | {"bounded": bounds is not None, "journal": mark._asdict()}
         numbers |= {"prior": {name: list(jnp.shape(value)) for name, value in vars(state.prior).items()}}
         self._save(name, NUMBERS, arrays, numbers)
         for folder in older:

@@ -1,8 +1,9 @@
 """Products of block mixtures on the command line: what EM is fitted to, and the law of labels that follows it."""
 
+from typing import Any
+
 import jax
 import numpy as np
-from jaxtyping import Array, Float
 
 from jgmm.commands.codes import LABEL_STREAM, Codes
 from jgmm.commands.options import Options
@@ -28,7 +29,7 @@ def parents_of(options: Options, shape: tuple[int, ...]) -> tuple[tuple[int, ...
     return grid_parents(grid, len(options.classes)) if grid and options.classes else ()
 
 
-def rows_of(options: Options, codes: Codes) -> Float[Array, "n d"]:
+def rows_of(options: Options, codes: Codes) -> Any:
     """What EM is fitted to: the codes, or blocks of them, as many as are enough, from anywhere in the images."""
     if codes.n_blocks == 1:
         return codes.values

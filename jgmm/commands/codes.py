@@ -1,5 +1,8 @@
 """From images to what a mixture is fitted to: the encoder that the options ask for, and the codes."""
 
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -7,12 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from jgmm.checkpoint.files import faults
 from jgmm.checkpoint.interrupted import InterruptedFit
 from jgmm.commands.inputs import basis_of, is_local
 from jgmm.commands.options import Common, Options
 from jgmm.covariance.base import Covariance, Family, identity_of
 from jgmm.covariance.prior import Floor, Prior
 from jgmm.data.images import CELL_VARIANCE, Images, mirror_of
+from jgmm.data.streams import File
 from jgmm.em.initializers import log_energy
 from jgmm.em.scales import check_scalable
 from jgmm.encoder.base import Encoder, encode_with_residual
@@ -23,6 +28,7 @@ from jgmm.encoder.pca import PCA, Spectrum, fit_pca
 from jgmm.encoder.rotated import RotatedPCA
 from jgmm.errors import check
 from jgmm.metrics.likelihood import feature_chunks
+from jgmm.numerics.sharding import free_axes, over_processes
 from jgmm.registry import BASES, COVARIANCES, PRIORS
 
 # Streams of random numbers, folded into the seed.
@@ -41,7 +47,8 @@ class Codes(NamedTuple):
     Attributes:
         encoder: Between pixels and codes.
         spectrum: What its PCA found, if there was one.
-        values: The codes of the training images.
+        values: The codes of the training images: an array, or a stream where the images are one.
+        weight: How often each counts; None for once.
         offset: What to add to their mean log-density for that of the pixels, nats per image.
         noisy: Whether the images had noise as wide as an 8-bit step.
         n_blocks: The number of blocks of an image that have components of their own.
@@ -49,7 +56,8 @@ class Codes(NamedTuple):
 
     encoder: Encoder
     spectrum: Spectrum | None
-    values: Float[Array, "n d"]
+    values: Any
+    weight: np.ndarray | None
     offset: float
     noisy: bool
     n_blocks: int = 1
@@ -69,8 +77,9 @@ def fit_encoder(
     fitted = interrupted.load_pca(options.dtype) if interrupted else None
     if fitted is None:
         fitted = fit_pca(
-            train.pixels.reshape(len(train), -1),
+            train.pixels if train.on_disk else train.pixels.reshape(len(train), -1),
             options.n_principal,
+            weight=train.weight,
             residual=options.residual,
             **train.units._asdict(),
             noise_variance=CELL_VARIANCE if options.dequantize and train.is_8_bit else 0.0,
@@ -141,19 +150,47 @@ def _say_spectrum(pca: PCA, spectrum: Spectrum) -> None:
         )
 
 
-def to_codes(options: Common, images: Images, encoder: Encoder, spectrum: Spectrum | None) -> Codes:
-    """The codes of images, with the noise that --dequantize asks for."""
-    noisy = options.dequantize and images.is_8_bit
-    key = jax.random.fold_in(jax.random.key(options.seed), NOISE_STREAM) if noisy else None
-    codes = np.empty((len(images), encoder.n_codes), options.dtype)
-    log_residual, start = 0.0, 0
+def to_codes(
+    options: Common, images: Images, encoder: Encoder, spectrum: Spectrum | None, scratch: Path | None = None
+) -> Codes:
+    """The codes of images, with the noise that --dequantize asks for; where the images are on disk, codes are written
+    to the file `scratch`, and read from there in every pass."""
+    shape, on_disk = (len(images), encoder.n_codes), images.on_disk and scratch is not None
+    values = np.empty((0, shape[1]) if on_disk else shape, options.dtype)
+    pieces, start = _pieces(options, images, encoder), 0
+    with faults(f"write {scratch}"), open(scratch, "wb") if scratch and on_disk else nullcontext() as file:
+        kept = []
+        for z, often, log_residual in pieces:
+            kept.append((often @ log_residual, often.sum()))
+            if file is None:
+                values[start : start + len(z)] = z
+            else:
+                z.tofile(file)
+            start += len(z)
+    found: Any = values if free_axes() else jnp.asarray(values)
+    found = File(scratch, 0, shape, values.dtype) if scratch and on_disk else found
+    return Codes(encoder, spectrum, found, images.weight, _offset(encoder, kept), _noisy(options, images))
+
+
+def _noisy(options: Common, images: Images) -> bool:
+    return options.dequantize and images.is_8_bit
+
+
+def _pieces(options: Common, images: Images, encoder: Encoder) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """The codes of images, how often they count, and the log-density of their residuals, some at a time."""
+    key = jax.random.fold_in(jax.random.key(options.seed), NOISE_STREAM) if _noisy(options, images) else None
+    start = 0
     for x, n in feature_chunks(images.pixels, options.dtype, key):
-        z, log_r = encode_with_residual(encoder, x)
-        codes[start : start + n] = z[:n]
-        log_residual += np.asarray(log_r, np.float64)[:n].sum()
+        z, log_residual = encode_with_residual(encoder, x)
+        often = np.ones(n) if images.weight is None else images.weight[start : start + n]
+        yield np.asarray(z[:n]), often, np.asarray(log_residual, np.float64)[:n]
         start += n
-    offset = log_residual / len(images) + float(encoder.log_det()) if encoder.has_density else 0.0
-    return Codes(encoder, spectrum, jnp.asarray(codes), offset, noisy)
+
+
+def _offset(encoder: Encoder, sums: list[tuple[float, float]]) -> float:
+    """What to add to the mean log-density of codes for that of the pixels, from sums over parts of the images."""
+    log_residual, count = over_processes(np.sum(sums, axis=0))
+    return float(log_residual / count) + float(encoder.log_det()) if encoder.has_density else 0.0
 
 
 def say_what_varies(options: Common, train: Codes, held_out: Images | None) -> None:
@@ -161,7 +198,8 @@ def say_what_varies(options: Common, train: Codes, held_out: Images | None) -> N
     spectrum, encoder = train.spectrum, train.encoder
     if held_out is None or spectrum is None or spectrum.rank == len(spectrum.variances) or not encoder.has_density:
         return
-    lost = train.offset - to_codes(options, held_out, encoder, spectrum).offset
+    sums = [(often @ log_residual, often.sum()) for _, often, log_residual in _pieces(options, held_out, encoder)]
+    lost = train.offset - _offset(encoder, sums)
     if lost > 1:
         print(
             f"PCA: held-out images vary in directions that have no variance in the training images, which costs them "
@@ -190,19 +228,18 @@ def family_of(options: Options) -> Family:
     return family
 
 
-def em_options(options: Common, codes: Codes, rows: Float[Array, "n d"]) -> dict[str, Any]:
-    """What `jgmm.em.loop.run_em` is asked for when it is fitted to these rows, whatever the mixture."""
+def em_options(options: Common, codes: Codes, some: Float[Array, "n d"] | np.ndarray) -> dict[str, Any]:
+    """What `jgmm.em.loop.run_em` is asked for when it is fitted to rows like these, whatever the mixture."""
     strength, prior = options.prior_strength, options.prior
     if prior == "auto":
         prior = "hierarchical" if codes.n_blocks == 1 else "data"
     return {
         "init": codes.encoder.initializer if options.init == "auto" else options.init,
-        "metric": codes.encoder.code_variances() if codes.n_blocks == 1 else jnp.ones_like(rows[0]),
+        "metric": codes.encoder.code_variances() if codes.n_blocks == 1 else np.ones_like(some[0]),
         "n_init": options.n_init,
         "max_iter": options.max_iter,
         "tol": tolerance(options, codes),
-        "prior": Prior() if strength == 0 else PRIORS[prior](rows, strength),
+        "prior": Prior() if strength == 0 else PRIORS[prior](some, strength),
         "floor": Floor(absolute=options.reg_covar, relative=options.relative_floor),
-        "chunk_size": options.chunk_size,
         "min_count": options.min_count,
     }

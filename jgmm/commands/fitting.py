@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from jgmm.checkpoint.files import CONFIG, PRIOR, TRAIN_LOG_PROB
 from jgmm.checkpoint.interrupted import InterruptedFit, kept_options, numbers_of, state_of
@@ -32,12 +32,15 @@ from jgmm.commands.options import Options
 from jgmm.commands.progress import CompileClock, Progress, Stage
 from jgmm.commands.summary import draw_pictures, show, summarize
 from jgmm.covariance.prior import Prior, as_arrays
-from jgmm.em.loop import EMState, run_em
-from jgmm.em.rows import RowsInMemory
+from jgmm.data.streams import Stream
+from jgmm.em.loop import SOME, EMState, run_em
+from jgmm.em.rows import Rows, on_mesh
 from jgmm.em.scales import with_scales
+from jgmm.em.streamed import on_disk as streamed
 from jgmm.encoder.pca import Spectrum
 from jgmm.errors import Fault, InputError, check
 from jgmm.mixture import GMM
+from jgmm.numerics.sharding import free_axes
 from jgmm.source import Source, normalize, unnormalized
 
 METRICS = "metrics.jsonl"
@@ -76,6 +79,7 @@ def _go_on(options: Options, data: Data, before: Source | None, start: Source | 
     with CompileClock() as clock:
         try:
             codes = _codes(options, data, before or start, interrupted)
+            _check_whole(options, codes)
             say_what_varies(options, codes, data.held_out)
             task = Task.of(options, codes)
             point = _resumed(options, task, before, interrupted)
@@ -99,7 +103,7 @@ def _go_on(options: Options, data: Data, before: Source | None, start: Source | 
             raise
         if options.scales > 1:
             found = found._replace(gmm=_scaled(options, codes, task, found.state))
-        finish(options, data, codes, found, clock, begun)
+        finish(options, data, codes, task.rows, found, clock, begun)
     interrupted.remove()
 
 
@@ -113,14 +117,28 @@ class Point(NamedTuple):
 class Task(NamedTuple):
     """What EM is fitted to, and what `jgmm.em.loop.run_em` is asked for."""
 
-    rows: Float[Array, "n d"]
+    rows: Rows
     options: dict[str, Any]
 
     @classmethod
     def of(cls, options: Options, codes: Codes) -> "Task":
         """The rows that the options choose of the codes."""
-        rows = rows_of(options, codes)
-        return cls(rows, em_options(options, codes, rows))
+        chosen = rows_of(options, codes)
+        weight = None if codes.weight is None else codes.weight.astype(chosen.dtype)
+        if isinstance(chosen, Stream):
+            on_disk = streamed(chosen, weight, chosen.dtype, options.chunk_size)
+            return cls(on_disk, em_options(options, codes, on_disk.sample(jax.random.key(options.seed), SOME)[0]))
+        return cls(on_mesh(chosen, weight, options.chunk_size), em_options(options, codes, chosen))
+
+
+def _check_whole(options: Options, codes: Codes) -> None:
+    """Raise InputError for blocks of images where images are not those of one device, each of which counts once."""
+    plain = not isinstance(codes.values, Stream) and codes.weight is None and not free_axes()
+    check(
+        options.blocks is None or plain,
+        "--blocks fits a product on one device, to images in memory that count once: leave --mesh, --stream and "
+        "--weights out.",
+    )
 
 
 class Found(NamedTuple):
@@ -137,6 +155,7 @@ def finish(
     options: Options,
     data: Data,
     codes: Codes,
+    rows: Rows,
     found: Found,
     clock: CompileClock,
     begun: float,
@@ -147,7 +166,7 @@ def finish(
     mixture = found.gmm if options.blocks is None else product_of(options, codes, found.gmm, data.train.shape)
     source = _normalized(key, options, unnormalized(mixture, codes.encoder, data.train.shape))
     summary_key = jax.random.fold_in(key, SUMMARY_STREAM)
-    summary, log_prob = summarize(summary_key, source, data, codes, state, found.seconds, clock)
+    summary, log_prob = summarize(summary_key, source, data, codes, rows, state, found.seconds, clock)
     summary["command_seconds"] = round(time.perf_counter() - begun, 3)
     pictures = draw_pictures(folder, summary_key, source, data.train, codes.spectrum, history, state.converged)
     info = _info(options, data, history, summary, codes.spectrum)
@@ -196,10 +215,10 @@ def _check_same_data(options: Options, data: Data) -> None:
 def _codes(options: Options, data: Data, known: Source | None, interrupted: InterruptedFit) -> Codes:
     """What the mixture is fitted to; the encoder is fitted, or that of a source that is known."""
     if known is None:
-        codes = to_codes(options, data.train, *fit_encoder(options, data.train, interrupted))
+        codes = to_codes(options, data.train, *fit_encoder(options, data.train, interrupted), interrupted.scratch)
     else:
         print("codes: those of the run that EM starts from")
-        codes = to_codes(options, data.train, known.encoder, None)
+        codes = to_codes(options, data.train, known.encoder, None, interrupted.scratch)
     grid = grid_of(options, data.train.shape)
     if grid is None:
         return codes
@@ -288,7 +307,7 @@ def _scaled(options: Options, codes: Codes, task: Task, state: EMState) -> GMM:
     stage = Stage("scales", codes.nats)
     gmm, history, converged = with_scales(
         state.gmm,
-        RowsInMemory(task.rows, asked=options.chunk_size),
+        task.rows,
         options.scales,
         *as_arrays(state.prior, task.options["floor"], task.rows.dtype),
         max_iter=options.max_iter,

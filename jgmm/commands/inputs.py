@@ -51,9 +51,18 @@ def open_run(folder: Path) -> Run:
 
 def prepare(options: Common, k: int) -> Data:
     """Load, hold out, mirror. Raises InputError for data that cannot be fitted, and fewer examples than k."""
-    images = arrays.load(options.data, options.pixels) if options.data else load(options.dataset, options.data_dir)
-    print(f"{images.name}: {len(images):,} examples of {images.shape} {images.pixels.dtype} from {images.location}")
+    streamed = {"auto": None, "always": True, "never": False}[options.stream]
+    images = (
+        arrays.load(options.data, options.pixels, streamed) if options.data else load(options.dataset, options.data_dir)
+    )
+    print(
+        f"{images.name}: {len(images):,} examples of {images.shape} {images.pixels.dtype} from {images.location}"
+        + (", read in every pass" if images.on_disk else "")
+    )
     say_remark(images)
+    digest = images.sha256
+    if options.weights is not None:
+        images = _weighed(images, arrays.load_weights(options.weights, len(images)))
     order = np.random.default_rng(options.seed).permutation(len(images))
     n_held_out = round(options.holdout * len(images))
     check(
@@ -66,7 +75,13 @@ def prepare(options: Common, k: int) -> Data:
         len(train) >= k,
         f"{len(train)} examples are too few for --k {k}: lower k or bring more data.",
     )
-    return Data(train.with_mirror_images() if options.augmentation else train, held_out, images.sha256)
+    return Data(train.with_mirror_images() if options.augmentation else train, held_out, digest)
+
+
+def _weighed(images: Images, weight: np.ndarray) -> Images:
+    """The images that count."""
+    some = replace(images, weight=weight)
+    return some if (weight > 0).all() else some.take(np.flatnonzero(weight > 0))
 
 
 def say_remark(images: Images) -> None:
@@ -150,10 +165,9 @@ def check_data(options: Common, data: Data) -> None:
         basis_of(options, data.train.shape)
     bound = min(len(data.train), d)
     check(n is None or n <= bound, f"--n-pca must be at most min(N, D) = {bound}, got {n}.")
-    check(
-        bool((data.train.pixels != data.train.pixels[0]).any()),
-        "the data are constant: every example is the same, there is nothing to fit.",
-    )
+    first = data.train.pixels[:1]
+    varies = any(bool((piece != first).any()) for piece in data.train.pieces())
+    check(varies, "the data are constant: every example is the same, there is nothing to fit.")
 
 
 def is_local(options: Common, shape: tuple[int, ...]) -> bool:

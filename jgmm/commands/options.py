@@ -36,7 +36,12 @@ class Common:
     dataset: Annotated[str, one_of(DATASETS)] = "cifar10"
     """The data set to fit."""
     data: Path | None = None
-    """A file of your own data instead: .npy or .npz, of shape [N, D] or [N, H, W, C]."""
+    """A file of your own data instead: .npy or .npz, of shape [N, D] or [N, H, W, C]; or what is read from disk in
+    every pass: .zarr, .parquet, .array_record, or a folder of files of one kind."""
+    stream: Literal["auto", "always", "never"] = "auto"
+    """Read a .npy file from disk in every pass, and do not hold it in memory [default: from 512 MiB]."""
+    weights: Path | None = None
+    """A .npy file of how often each example of --data or --dataset counts: N numbers from 0 [default: once]."""
     pixels: Annotated[str, one_of(PIXELS, "auto")] = "auto"
     """The convention of a file of images in floating point: 0..1, signed ([-1, 1]), 0..255, or raw, to take it as it is
     [default: its range tells]."""
@@ -90,6 +95,12 @@ class Common:
     min_count: float = 10.0
     """Components that explain fewer images, or blocks of images, than this are given up for halves of the largest ones;
     0 never does."""
+    mesh: str | None = None
+    """The devices to work on, such as data=4,component=2: rows are cut over the one axis, components over the other
+    [default: rows over all devices]."""
+    distributed: bool = False
+    """Join the other processes of a TPU pod, of SLURM, or of $JAX_COORDINATOR_ADDRESS, $JAX_NUM_PROCESSES and
+    $JAX_PROCESS_ID, which all run this command: every one takes its part of the examples."""
     chunk_size: int | None = None
     """The number of rows taken at a time [default: chosen by the dimensions]."""
     precision: Literal["highest", "high", "default"] = "highest"
@@ -146,6 +157,7 @@ class Common:
             "--scatter robust whitens all components: leave --n-pca out.",
         )
         check_share("--holdout", self.holdout)
+        check(self.stream != "always" or self.data is not None, "--stream is of --data: name what to stream.")
         check_seed("--seed", self.seed)
         check_one_source(self)
 
@@ -220,7 +232,7 @@ class Options(Common, _Mixture):
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Options":
         """The inverse of `to_json`."""
-        paths = ("out", "data", "data_dir", "init_from")
+        paths = ("out", "data", "data_dir", "init_from", "weights")
         before: dict[str, Any] = {"pixels": "raw", "basis": "pca", "prior": "data", "min_count": 0.0}
         before |= {"scatter": "sample", "symmetric": False}
         values = before | values  # versions before these options did as they say
@@ -231,7 +243,8 @@ class Options(Common, _Mixture):
     def difference(self, other: "Options", finished: bool) -> str | None:
         """The first flag on which two sets of options differ, apart from those that change nothing of what EM has done:
         places, what is done with the mixture in the end, and the length of the start that it is in."""
-        free = {"out", "data", "data_dir", "normalize", "n_stat_samples", "batch_size"}
+        free = {"out", "data", "data_dir", "stream", "weights", "normalize", "n_stat_samples", "batch_size"}
+        free |= {"mesh", "distributed"}
         free |= {"max_iter", "tol"} if finished or self.n_init == 1 else set()
         ours, theirs = self.to_json(), other.to_json()
         differing = [name for name in ours if name not in free and ours[name] != theirs[name]]
@@ -274,6 +287,8 @@ class SweepOptions(Common, _Grid):
             check_count("--k", k)
         check_names(self, covariance_type=COVARIANCES, criterion=CRITERIA)
         check(len(self.covariance_type) > 0, "--covariance-type expects at least one family.")
+        here = self.weights is None and self.mesh is None and not self.distributed and self.stream != "always"
+        check(here, "a sweep fits on one device, to examples in memory that count once: use python -m jgmm.fit.")
         check(self.holdout > 0, "--holdout must be above 0: a sweep compares fits on data held out of them.")
 
     def at(self, k: int, covariance_type: str) -> Options:

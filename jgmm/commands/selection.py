@@ -18,6 +18,7 @@ from jgmm.covariance.base import identity_of
 from jgmm.covariance.prior import Prior, around_data, as_arrays
 from jgmm.em.loop import EMState, run_em
 from jgmm.em.restarts import best_of, fits
+from jgmm.em.rows import on_mesh
 from jgmm.errors import InputError
 from jgmm.metrics.information import aic, bic
 from jgmm.metrics.likelihood import mean_log_prob
@@ -104,7 +105,8 @@ def _fit(options: SweepOptions, family: str, k: int, train: Codes, structure: GM
         arrays = as_arrays(prior, shared["floor"], x.dtype)
         same = {name: shared[name] for name in ("init", "n_init", "max_iter", "tol")}
         start, _ = best_of(key, x, shared["metric"], *arrays, k=k, identity=identity_of(family), **same)
-    return run_em(key, x, k=k, covariance_type=family, start=start, **shared)
+    rows = on_mesh(x, None, options.chunk_size)
+    return run_em(key, rows, k=k, covariance_type=family, start=start, **shared)
 
 
 def write_csv(path: Path, rows: list[Row]) -> None:

@@ -13,9 +13,12 @@ from jaxtyping import Array
 from jgmm.commands.codes import Codes
 from jgmm.commands.inputs import Data
 from jgmm.commands.progress import CompileClock, peak_memory_gib
+from jgmm.covariance.prior import Prior
 from jgmm.data import Images, rescale
 from jgmm.data.images import is_image
 from jgmm.em.loop import EMState
+from jgmm.em.rows import Rows
+from jgmm.em.steps import objective
 from jgmm.encoder.base import decode_means
 from jgmm.encoder.pca import Spectrum
 from jgmm.figures import fits, images
@@ -34,7 +37,14 @@ DRAWS_OF_CLASS = 256
 
 
 def summarize(
-    key: Array, source: Source, data: Data, codes: Codes, state: EMState, seconds: list[float], clock: CompileClock
+    key: Array,
+    source: Source,
+    data: Data,
+    codes: Codes,
+    rows: Rows,
+    state: EMState,
+    seconds: list[float],
+    clock: CompileClock,
 ) -> tuple[dict[str, Any], np.ndarray | None]:
     """The figures of the exit summary, and the log-density of every training image where there is one."""
     counts = np.asarray(state.counts)
@@ -51,15 +61,14 @@ def summarize(
     log_prob = {}
     if source.encoder.has_density:
         noise = jax.random.fold_in(key, DEQUANTIZATION)
-        parts = {"train": data.train.pixels} | ({"held_out": data.held_out.pixels} if data.held_out else {})
-        for part, pixels in parts.items():
-            log_prob[part] = log_probs(source, pixels)
-            summary[f"log_likelihood_{part}"] = float(log_prob[part].mean(dtype=np.float64))
+        parts = {"train": data.train} | ({"held_out": data.held_out} if data.held_out else {})
+        for part, examples in parts.items():
+            log_prob[part] = log_probs(source, examples.pixels)
+            summary[f"log_likelihood_{part}"] = float(np.average(log_prob[part], weights=examples.weight))
             if part == "train" and codes.noisy:
-                nats = mean_log_prob(source.gmm, codes.values) + codes.offset
-                summary["bits_per_dim_train"] = to_bits(nats, source.shape)
+                summary["bits_per_dim_train"] = to_bits(_mean_of_codes(source, codes, rows), source.shape)
             elif data.train.is_8_bit:
-                summary[f"bits_per_dim_{part}"] = bits_per_dim(noise, source, pixels)
+                summary[f"bits_per_dim_{part}"] = bits_per_dim(noise, source, examples.pixels)
     else:
         summary["log_likelihood_of_codes"] = state.log_likelihoods[-1]  # before the last M-step
     summary |= {
@@ -68,6 +77,14 @@ def summarize(
         "peak_memory_gib": peak_memory_gib(),
     }
     return summary, log_prob.get("train")
+
+
+def _mean_of_codes(source: Source, codes: Codes, rows: Rows) -> float:
+    """The mean log-density of the training images with their noise, nats an image."""
+    if isinstance(source.gmm, ProductMixture):
+        return mean_log_prob(source.gmm, codes.values) + codes.offset
+    total, _ = objective(source.gmm, rows, Prior(), with_prior=False)
+    return float(total) / float(rows.total) + codes.offset
 
 
 def draw_pictures(

@@ -1,17 +1,21 @@
 """What every data source returns."""
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike
 
+from jgmm.data.streams import Chosen, Joined, Mapped, Stream
 from jgmm.errors import check
 
 # Two neighboring 8-bit values lie this far apart in [-1, 1].
 STEP = 1 / 127.5
+# Examples on disk that tell whether others are the same.
+HASHED = 64
 # The variance of noise uniform over one such cell.
 CELL_VARIANCE = STEP**2 / 12
 
@@ -30,21 +34,23 @@ class Images:
 
     Attributes:
         name: of the data set.
-        pixels: [N, H, W, C] uint8, or [N, ...] floating point, as they are modeled.
+        pixels: [N, H, W, C] uint8, or [N, ...] floating point, as they are modeled; an array, or a stream from disk.
         labels: [N] integers, or None.
         location: where the examples were found, for the log.
         convention: what their numbers were before they were read (`jgmm.data.pixels`).
         remark: what a reader should know of how they were read, or "".
         has_mirror_images: whether a mirror image is one of the same kind; that of a digit is none.
+        weight: [N] how often each counts; None for once.
     """
 
     name: str
-    pixels: np.ndarray
+    pixels: Any
     labels: np.ndarray | None
     location: str
     convention: str = "0..255"
     remark: str = ""
     has_mirror_images: bool = True
+    weight: np.ndarray | None = None
 
     def __len__(self) -> int:
         return self.pixels.shape[0]
@@ -66,13 +72,27 @@ class Images:
 
     @cached_property
     def sha256(self) -> str:
-        """Of the bytes of `pixels` in C order: equal for every route to the same data."""
-        return hashlib.sha256(np.ascontiguousarray(self.pixels).data).hexdigest()
+        """Of the bytes of `pixels` in C order: equal for every route to the same data. Of examples on disk, which are
+        many, some are read."""
+        if not isinstance(self.pixels, Stream):
+            return hashlib.sha256(np.ascontiguousarray(self.pixels).data).hexdigest()
+        some = self.pixels[np.linspace(0, len(self) - 1, min(len(self), HASHED)).astype(int)]
+        return hashlib.sha256(f"{self.pixels.shape} {self.pixels.dtype}".encode() + some.tobytes()).hexdigest()
+
+    @property
+    def on_disk(self) -> bool:
+        """Whether the pixels are a stream."""
+        return isinstance(self.pixels, Stream)
+
+    def pieces(self) -> Iterable[np.ndarray]:
+        """All pixels, a part of them at a time where they are on disk."""
+        return self.pixels.pieces() if isinstance(self.pixels, Stream) else [self.pixels]
 
     def take(self, rows: np.ndarray) -> "Images":
         """Some of the examples."""
-        labels = None if self.labels is None else self.labels[rows]
-        return replace(self, pixels=self.pixels[rows], labels=labels)
+        pixels = Chosen(self.pixels, rows) if isinstance(self.pixels, Stream) else self.pixels[rows]
+        labels, weight = (None if a is None else a[rows] for a in (self.labels, self.weight))
+        return replace(self, pixels=pixels, labels=labels, weight=weight)
 
     def with_mirror_images(self) -> "Images":
         """The examples followed by the mirror image of each: exactly twice as many.
@@ -81,8 +101,12 @@ class Images:
             InputError: If the examples are not images [H, W, C].
         """
         check(len(self.shape) == 3, f"only images [N, H, W, C] have mirror images, got {self.pixels.shape}.")
-        pixels = np.concatenate([self.pixels, self.pixels[:, :, ::-1]])
-        return replace(self, pixels=pixels, labels=None if self.labels is None else np.tile(self.labels, 2))
+        if isinstance(self.pixels, Stream):
+            pixels: Any = Joined([self.pixels, Mapped(self.pixels, lambda piece: piece[:, :, ::-1])])
+        else:
+            pixels = np.concatenate([self.pixels, self.pixels[:, :, ::-1]])
+        labels, weight = (None if a is None else np.tile(a, 2) for a in (self.labels, self.weight))
+        return replace(self, pixels=pixels, labels=labels, weight=weight)
 
 
 def mirror_of(shape: tuple[int, ...]) -> np.ndarray:

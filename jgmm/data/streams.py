@@ -12,7 +12,7 @@ A stream has `shape` and `dtype`, and `stream[start:stop]` reads.
 import abc
 import os
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ import numpy as np
 
 from jgmm.errors import InputError, check, fault, short
 
+# About this many numbers are taken at a time.
+PIECE = 2**22
 ENDINGS = (".npy", ".zarr", ".parquet", ".array_record", ".arrayrecord")
 
 
@@ -45,6 +47,12 @@ class Stream(abc.ABC):
     def nbytes(self) -> int:
         """The size of all examples."""
         return int(np.prod(self.shape)) * self.dtype.itemsize
+
+    def pieces(self) -> Iterator[np.ndarray]:
+        """All examples, some at a time."""
+        size = max(1, PIECE // int(np.prod(self.shape[1:])))
+        for start in range(0, len(self), size):
+            yield self.read(start, min(start + size, len(self)))
 
     def __getitem__(self, rows: Any) -> np.ndarray:
         if isinstance(rows, slice):
@@ -139,6 +147,18 @@ class Chosen(Stream):
             return self.stream.read(0, 0)
         first = int(rows[0])
         return self.stream.read(first, int(rows[-1]) + 1)[rows - first]
+
+
+class Mapped(Stream):
+    """f of the examples of a stream, piece by piece."""
+
+    def __init__(self, stream: Stream, f: Callable[[np.ndarray], np.ndarray]):
+        first = f(stream.read(0, 1))
+        self.stream, self.f = stream, f
+        self.shape, self.dtype = (len(stream), *first.shape[1:]), first.dtype
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        return self.f(self.stream.read(start, stop))
 
 
 class Parquet(Stream):

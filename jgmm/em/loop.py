@@ -19,6 +19,7 @@ from jgmm.em.screening import no_bounds
 from jgmm.em.steps import DEAD, Step, em_step, from_beginning, in_family, objective
 from jgmm.errors import InputError, check, check_count, check_number, short
 from jgmm.mixture import GMM
+from jgmm.numerics.sharding import placed
 from jgmm.numerics.summation import CompensatedSum
 from jgmm.numerics.typing import ArrayLike
 
@@ -162,16 +163,22 @@ def run_em(
             )
             gmm = from_beginning(rows, some, found, metric, first, floor, k=k, identity=identity)
         elif covariance_type is None or same_family(start.covariance, blank):
-            gmm = start
+            gmm = placed(start, k)
         else:
-            gmm = in_family(start, task.rows, first, floor, identity=identity)
+            gmm = in_family(placed(start, k), task.rows, first, floor, identity=identity)
         used = prior(gmm, rows.total * gmm.weights) if callable(prior) else first
         jax.block_until_ready(gmm)  # so that whoever times iterations does not time this
         state = EMState(gmm, no_bounds(gmm, rows), as_arrays(used, floor, dtype)[0], restart, best=best)
         watch(state)
         return state
 
-    state = begin(0) if state is None else state
+    if state is None:
+        state = begin(0)
+    else:
+        gmm, known = placed(state.gmm, k), placed(state.prior, k)
+        kept = state.best and replace(state.best, gmm=placed(state.best.gmm, k))
+        bounds = no_bounds(gmm, rows) if state.bounds is None else state.bounds
+        state = replace(state, gmm=gmm, prior=known, bounds=bounds, best=kept)
     while True:
         while not (state.converged or len(state.history) >= max_iter):
             state = _iterate(task, state)

@@ -14,10 +14,11 @@ from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Real
+from jaxtyping import Array, Float, Int
 from numpy.typing import DTypeLike
 
 from jgmm.covariance.base import Covariance
+from jgmm.data.streams import Stream
 from jgmm.encoder.base import Encoder
 from jgmm.encoder.scatter import RESOLUTION, scatter_of
 from jgmm.errors import check, check_count, check_number, short
@@ -124,9 +125,10 @@ def keep_none(dropped: np.ndarray) -> None:
 
 
 def fit_pca(
-    x: Real[np.ndarray, "n p"],
+    x: Any,
     n_components: int | None = None,
     *,
+    weight: Float[np.ndarray, " n"] | None = None,
     residual: str | Callable[[np.ndarray], np.ndarray | None] = "spectrum",
     scale: float = 1.0,
     shift: float = 0.0,
@@ -142,8 +144,10 @@ def fit_pca(
     which a float32 covariance keeps seven.
 
     Args:
-        x: numbers of any type; 8-bit pixels need not be converted first (`scale`, `shift`).
+        x: rows [N, P] of numbers of any type; 8-bit pixels need not be converted first (`scale`, `shift`). A stream
+            (`jgmm.stream`), whose rows may have any shape, is read some rows at a time.
         n_components: how many directions become codes; None for all. Directions without variance never do.
+        weight: how often each row counts [N]; None for once.
         residual: what becomes of the others, a name in `jgmm.registry.RESIDUALS`, or a function.
         noise_variance: of independent noise that the features will be given on top, such as dequantization.
         mirror: the feature that each changes places with in a row that is as likely (`jgmm.encoder.scatter`).
@@ -153,8 +157,8 @@ def fit_pca(
     Raises:
         InputError: For n_components outside 1..min(n, p), and for data that are all constant or not finite.
     """
-    x = check_table("x", x)
-    n, p = x.shape
+    x = x if isinstance(x, Stream) else check_table("x", x)
+    n, p = len(x), int(np.prod(x.shape[1:]))
     if n_components is not None:
         n_components = check_count("n_components", n_components, most=min(n, p))
     for name, value in {"scale": scale, "shift": shift}.items():
@@ -168,7 +172,7 @@ def fit_pca(
     check(whole, "the variances that a robust scatter gives to directions that are dropped are not theirs: keep all.")
     keep = RESIDUALS.resolve(residual)
     mean, variances, axes = scatter_of(
-        x, scale=scale, noise_variance=noise_variance, mirror=mirror, robust=robust, dtype=dtype
+        x, weight=weight, scale=scale, noise_variance=noise_variance, mirror=mirror, robust=robust, dtype=dtype
     )
     rank = int((variances > RESOLUTION * variances[0]).sum())
     floor = 1e-6 * float(variances.mean()) if floor is None else floor

@@ -16,12 +16,14 @@ c makes the mean of (x − m)ᵀ S⁻¹ (x − m) / D one. Noise that the rows w
 S. Rows that are no more than features all have the same e_n, and S is C. docs/choices.md has what either is worth.
 """
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int, Real
 
 from jgmm.errors import InputError, check, short
+from jgmm.numerics.sharding import over_processes
 
 # Directions with less than this share of the largest variance count as having none: below it neither the
 # eigenvalues of a float64 covariance nor float32 codes carry digits.
@@ -69,14 +71,32 @@ class _Part(NamedTuple):
 
 def mean_and_covariance(x: Real[np.ndarray, "n p"], scale: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
     """The mean and covariance (divisor N) of scale · x, summed in float64 about the mean."""
-    mean = x.mean(axis=0, dtype=np.float64)
-    (covariance,) = _covariances(x, mean, _parts(x.shape[1], None))
+    mean, total = _mean(x, None)
+    (covariance,) = _covariances(x, None, mean, total, _parts(x.shape[1], None))
     return mean * scale, covariance * scale * scale
 
 
+def _pieces(x: Any, weight: np.ndarray | None) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+    """Some rows at a time, flat, and how often they count."""
+    for start in range(0, len(x), ROWS):
+        rows = np.asarray(x[start : start + ROWS])
+        yield rows.reshape(len(rows), -1), None if weight is None else weight[start : start + ROWS]
+
+
+def _mean(x: Any, weight: np.ndarray | None) -> tuple[np.ndarray, float]:
+    """The mean of the rows of all processes, and how many there are."""
+    first, count = np.zeros(int(np.prod(x.shape[1:]))), 0.0
+    for rows, w in _pieces(x, weight):
+        first += rows.sum(axis=0, dtype=np.float64) if w is None else w @ rows
+        count += len(rows) if w is None else float(w.sum())
+    first, count = over_processes(first), float(over_processes(np.array(count)))
+    return first / count, count
+
+
 def scatter_of(
-    x: Real[np.ndarray, "n p"],
+    x: Any,
     *,
+    weight: Float[np.ndarray, " n"] | None = None,
     scale: float = 1.0,
     noise_variance: float = 0.0,
     mirror: Int[np.ndarray, " p"] | None = None,
@@ -86,7 +106,8 @@ def scatter_of(
     """The scatter of the rows of scale · x.
 
     Args:
-        x: Numbers of any type.
+        x: Rows of numbers of any type, an array or a stream [N, ...]; of several processes, each has its own.
+        weight: How often each row counts; None for once.
         scale: Of the features.
         noise_variance: Of independent noise that the features will be given on top.
         mirror: P, the feature that each feature changes places with in a row that is as likely; an involution.
@@ -95,23 +116,25 @@ def scatter_of(
     Raises:
         InputError: For data that are not finite, too large to square, or constant, and a mirror that is none.
     """
-    parts = _parts(x.shape[1], mirror)
+    p = int(np.prod(x.shape[1:]))
+    parts = _parts(p, mirror)
     with np.errstate(over="ignore", invalid="ignore"):
-        mean = x.mean(axis=0, dtype=np.float64)
+        mean, total = _mean(x, weight)
         mean = mean if mirror is None else (mean + mean[mirror]) / 2
-        covariances = [c * scale**2 for c in _covariances(x, mean, parts)]
+        covariances = [c * scale**2 for c in _covariances(x, weight, mean, total, parts)]
         largest = max(float(c.max(initial=0)) for c in covariances)
     if not largest < float(np.finfo(dtype).max) ** 0.5:  # false for NaN too
-        check(np.isfinite(x).all(), "the data contain NaN or infinite values: remove those rows first.")
+        finite = all(np.isfinite(rows).all() for rows, _ in _pieces(x, None))
+        check(finite, "the data contain NaN or infinite values: remove those rows first.")
         raise InputError(f"the data are too large to square in {np.dtype(dtype)}: rescale them to a deviation near 1.")
     found = [_eigen(c, noise_variance) for c in covariances]
     constant = np.finfo(np.float64).eps * float(np.abs(mean * scale).max(initial=0)) ** 2
     varies = max(values.max() for values, _ in found) - noise_variance > constant
     check(varies, "the data are constant: every row is the same, there is nothing to fit.")
     if robust:
-        found = _robust(x, mean, scale, parts, covariances, found, noise_variance)
+        found = _robust(x, weight, total, mean, scale, parts, covariances, found, noise_variance)
     variances = np.concatenate([values for values, _ in found])
-    axes = np.concatenate([part.back(v.T, x.shape[1]) for part, (_, v) in zip(parts, found, strict=True)])
+    axes = np.concatenate([part.back(v.T, p) for part, (_, v) in zip(parts, found, strict=True)])
     order = np.argsort(-variances, kind="stable")
     return Scatter(mean * scale, variances[order], axes[order])
 
@@ -130,14 +153,18 @@ def _parts(p: int, mirror: np.ndarray | None) -> list[_Part]:
     return [even, odd] if left.size else [even]
 
 
-def _covariances(x: np.ndarray, mean: np.ndarray, parts: list[_Part]) -> list[np.ndarray]:
+def _covariances(
+    x: Any, weight: np.ndarray | None, mean: np.ndarray, count: float, parts: list[_Part]
+) -> list[np.ndarray]:
     totals = [np.zeros((q, q)) for q in (len(part.left) + len(part.own) for part in parts)]
-    for start in range(0, len(x), ROWS):
-        centered = x[start : start + ROWS] - mean
+    for rows, w in _pieces(x, weight):
+        centered = rows - mean
+        if w is not None:
+            centered *= np.sqrt(w)[:, None]
         for total, part in zip(totals, parts, strict=True):
             y = part.of(centered)
             total += y.T @ y
-    return [total / len(x) for total in totals]
+    return [over_processes(total) / count for total in totals]
 
 
 def _eigen(covariance: np.ndarray, noise: float) -> tuple[np.ndarray, np.ndarray]:
@@ -146,7 +173,9 @@ def _eigen(covariance: np.ndarray, noise: float) -> tuple[np.ndarray, np.ndarray
 
 
 def _robust(
-    x: np.ndarray,
+    x: Any,
+    weight: np.ndarray | None,
+    count: float,
     mean: np.ndarray,
     scale: float,
     parts: list[_Part],
@@ -161,21 +190,21 @@ def _robust(
     whiten = [(v * (unit / np.sqrt(values))).astype(np.float32) for values, v in kept]
     rank = sum(len(values) for values, _ in kept)
     from_noise = noise * sum(float((1 / values).sum()) for values, _ in kept)
-    totals, weight = [np.zeros((w.shape[1], w.shape[1])) for w in whiten], 0.0
-    for start in range(0, len(x), ROWS):
-        centered = ((x[start : start + ROWS] - mean) * (scale / unit)).astype(np.float32)
+    totals, shares = [np.zeros((w.shape[1], w.shape[1])) for w in whiten], 0.0
+    for rows, often in _pieces(x, weight):
+        centered = ((rows - mean) * (scale / unit)).astype(np.float32)
         z = [part.of(centered) @ w for part, w in zip(parts, whiten, strict=True)]
         energy = (sum((one * one).sum(axis=1, dtype=np.float64) for one in z) + from_noise) / rank
-        w = 1 / (LEAST_CONTRAST + energy)
-        weight += float(w.sum())
+        w = (1 if often is None else often) / (LEAST_CONTRAST + energy)
+        shares += float(w.sum())
         root = np.sqrt(w)[:, None].astype(np.float32)
         for total, one in zip(totals, z, strict=True):
             one *= root
             total += one.T @ one
-    robust = []
+    robust, shares = [], float(over_processes(np.array(shares)))
     for (values, v), total in zip(kept, totals, strict=True):
         color = v * np.sqrt(values)
-        robust.append(_eigen(color @ total @ color.T / len(x), weight / len(x) * noise))
+        robust.append(_eigen(color @ over_processes(total) @ color.T / count, shares / count * noise))
     return _of_mean_one(robust, covariances, noise)
 
 

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from jgmm.numerics.sharding import COMPONENTS, cut, on_every
+
 BLOCK = 8
 SUBSPACE_ITERATIONS = 4
 
@@ -52,6 +54,8 @@ def grouped_matvec(
     n, _ = x.shape
     if n == 0:
         return x
+    if cut(matrices, COMPONENTS):
+        return on_every(COMPONENTS, _own_groups, (0, None, None), None)(matrices, group, x)
     k = matrices.shape[0]
     order = jnp.argsort(group)
     counts = jnp.zeros(k, jnp.int32).at[group].add(1)
@@ -69,6 +73,14 @@ def grouped_matvec(
         return y.at[target].set(product, mode="drop"), None
 
     return jax.lax.scan(block, jnp.zeros_like(x), jnp.arange(n_blocks))[0]
+
+
+def _own_groups(matrices: Array, group: Array, x: Array) -> Array:
+    """`grouped_matvec` of all devices, each of which has some of the matrices."""
+    k = matrices.shape[0]
+    here = group - jax.lax.axis_index(COMPONENTS) * k
+    mine = ((here >= 0) & (here < k))[:, None]
+    return jax.lax.psum(jnp.where(mine, grouped_matvec(matrices, jnp.clip(here, 0, k - 1), x), 0), COMPONENTS)
 
 
 def lower_factor(rows: Float[Array, "k a d"]) -> Float[Array, "k a a"]:

@@ -11,6 +11,7 @@ import math
 import os
 import re
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import jax
@@ -77,6 +78,15 @@ def mesh_of(asked: Any) -> Mesh:
     axes = {part[1]: int(part[2]) for part in parts if part}
     check(len(axes) == len(parts), f"a mesh is written as data=4,component=2, got {short(asked)}.")
     return mesh(**axes)
+
+
+def on_devices(asked: str | None) -> AbstractContextManager[Any]:
+    """In this context work goes on over a mesh: the one asked for, or all GPUs or TPUs, if there are several, and the
+    devices of all processes. CPU devices of one process, which share its processors, are a mesh only if asked for."""
+    several = jax.process_count() > 1 or (jax.device_count() > 1 and jax.default_backend() != "cpu")
+    if asked is None and not several:
+        return nullcontext()
+    return jax.set_mesh(mesh() if asked is None else mesh_of(asked))
 
 
 def n_parts(axis: str) -> int:
@@ -170,6 +180,23 @@ def by_component(tree: Any, k: int) -> Any:
     return jax.tree.map(place, tree) if COMPONENTS in free_axes() else everywhere(tree)
 
 
+def placed(tree: Any, k: int) -> Any:
+    """Arrays that every process knows, on the mesh at hand as `by_component` has them; as they are without one."""
+    if not free_axes():
+        return tree
+    devices, n = jax.sharding.get_mesh(), n_parts(COMPONENTS)
+
+    def place(leaf: Any) -> Array:
+        cuts = np.ndim(leaf) > 0 and n > 1 and leaf.shape[0] == k and k % n == 0
+        where = NamedSharding(devices, PartitionSpec(COMPONENTS) if cuts else PartitionSpec())
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+            return jax.device_put(leaf, where)
+        values = np.asarray(leaf)
+        return jax.make_array_from_callback(values.shape, where, lambda part: values[part])
+
+    return jax.tree.map(place, tree)
+
+
 def zeros(shape: tuple[int, ...], dtype: Any, axes: tuple[str, ...]) -> Array:
     """Zeros, cut over the axes of the mesh at hand that can cut them evenly."""
     if not free_axes():
@@ -215,7 +242,13 @@ def to_host(x: Array) -> np.ndarray:
     if x.is_fully_addressable or x.is_fully_replicated:
         return np.asarray(x)
     parts = {s.index[0].start or 0: s.data for s in x.addressable_shards}
-    return of_all(np.concatenate([np.asarray(parts[start]) for start in sorted(parts)]))
+    here = np.concatenate([np.asarray(parts[start]) for start in sorted(parts)])
+    return here if len(here) == len(x) else of_all(here)
+
+
+def over_processes(x: np.ndarray) -> np.ndarray:
+    """The sum of an array of every process, in its own dtype."""
+    return x if jax.process_count() == 1 else of_all(np.asarray(x)[None]).sum(axis=0)
 
 
 def of_all(x: np.ndarray) -> np.ndarray:

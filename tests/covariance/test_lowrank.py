@@ -110,6 +110,7 @@ def test_distances_keep_their_digits_where_means_are_far_apart():
     np.testing.assert_allclose(np.asarray(found)[range(40), near], expected[range(40), near], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_rank_is_part_of_the_family():
     """A start of another rank is refitted, and networks of another than the default one are not saved to be lost."""
     x = np.random.default_rng(0).normal(size=(100, 9)) @ np.random.default_rng(1).normal(size=(9, 9))

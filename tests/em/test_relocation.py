@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import dense
+from helpers import dense, few
 
 from jgmm.covariance.prior import Prior, as_arrays
 from jgmm.em.loop import run_em
@@ -22,7 +22,7 @@ def x(rng):
     return jnp.asarray(np.concatenate([both, 60 + rng.normal(size=(3, 5))]), jnp.float32)
 
 
-@pytest.mark.parametrize("family", COVARIANCES)
+@pytest.mark.parametrize("family", few(COVARIANCES, "full", "tied"))
 def test_the_place_of_a_small_component_goes_to_half_of_a_large_one(family, x, rng):
     start = GMM.from_parameters([0.995, 0.005], [[0.0] * 5, [60.0] * 5], np.ones((2, 5)) * 19, "diag")
     state = run_em(jax.random.key(0), x, k=2, covariance_type=family, start=start, max_iter=1)

@@ -64,7 +64,7 @@ def test_screened_iterations_equal_unscreened_ones(dtype, data):
     try:
         x = jnp.asarray(data, dtype)
         start = fit(x, 1).gmm
-        screened = iterate(start, x, 6, no_bounds(start, N))
+        screened = iterate(start, x, 6, no_bounds(start, RowsInMemory(x)))
         plain = iterate(start, x, 6, None)
         tight = 1e-4 if dtype == "float32" else 1e-11
         for ours, theirs in zip(screened, plain, strict=True):
@@ -76,7 +76,7 @@ def test_screened_iterations_equal_unscreened_ones(dtype, data):
         true = np.sqrt(distances(last.gmm.covariance, last.gmm.means, x)).T
         assert (np.asarray(last.bounds) <= true).all()
         # Pairs that were left out have looser bounds than if everything had been computed.
-        all_computed = iterate(screened[-2].gmm, x, 1, no_bounds(start, N))[0].bounds
+        all_computed = iterate(screened[-2].gmm, x, 1, no_bounds(start, RowsInMemory(x)))[0].bounds
         assert (last.bounds < all_computed).mean() > 0.1
     finally:
         jax.config.update("jax_enable_x64", False)

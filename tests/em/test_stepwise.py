@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import few
 from sklearn.datasets import load_digits, load_iris
 
 import jgmm
@@ -12,7 +13,7 @@ from jgmm.em.steps import em_step
 from jgmm.errors import InputError
 
 OTHERS = ["diag", "spherical", "tied-diag", "tied-spherical"]
-FAMILIES = ["full", "tied", *(pytest.param(family, marks=pytest.mark.slow) for family in OTHERS)]
+FAMILIES = few(["full", "tied", *OTHERS], "full")
 
 
 def batches(n=3):

@@ -39,6 +39,7 @@ def test_components_on_single_rows_are_copies(rng):
         memorization(jax.random.key(0), source, train, held_out[:, :5])
 
 
+@pytest.mark.slow
 def test_the_default_fit_does_not_draw_its_images(tmp_path):
     """Digits, 50 components of some 30 images each."""
     args = ["--dataset", "digits", "--k", "50", "--max-iter", "8", "--holdout", "0.2", "--out", tmp_path / "run"]

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import few
 
 import jgmm
 from jgmm import interpolant as ip
@@ -159,8 +160,8 @@ def test_a_grid_of_classes_has_the_blocks_below_each():
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("smoothing", ["none", "brownian"])
-@pytest.mark.parametrize("kind", ["tree", "groups", *(pytest.param(k, marks=pytest.mark.slow) for k in REST)])
+@pytest.mark.parametrize("smoothing", few(["none", "brownian"], "brownian"))
+@pytest.mark.parametrize("kind", few(["tree", "groups", *REST], "groups"))
 def test_the_flow_is_that_between_the_dense_mixtures(kind, smoothing):
     """From N(0, I), and from another product without classes."""
     target = random_product(kind)
@@ -270,7 +271,7 @@ def test_a_product_is_data_to_jit_and_vmap():
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("kind", ["tree", "groups", *(pytest.param(k, marks=pytest.mark.slow) for k in REST)])
+@pytest.mark.parametrize("kind", few(["tree", "groups", *REST], "groups"))
 def test_features_given_others_are_those_of_the_dense_mixture(kind):
     """A block is known, and part of another."""
     product = random_product(kind)
