@@ -1,7 +1,9 @@
 """`python -m jgmm.fit`: fit, save and picture a mixture of images."""
 
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 from jgmm.commands import cli
 from jgmm.commands.options import Options
@@ -19,10 +21,16 @@ def main(args: Sequence[str] | None = None) -> None:
 
     from jgmm.checkpoint.lock import locked
     from jgmm.commands import fitting
-    from jgmm.numerics.sharding import on_devices
+    from jgmm.numerics.sharding import join, on_devices
+
+    if options.distributed:
+        join()
+    first = jax.process_index() == 0
+    if not first:  # which speaks for all
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
 
     cli.compile_once()
-    with locked(options.run_folder):
+    with locked(options.run_folder) if first else nullcontext():
         if options.resume:
             kept = fitting.options_to_resume(options.run_folder)
             # Parsed again with the options of the run as defaults, a flag that is given and differs shows.

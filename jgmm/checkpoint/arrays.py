@@ -15,6 +15,7 @@ from jaxtyping import Array
 from jgmm.checkpoint.files import faults, first_line
 from jgmm.errors import InputError, check
 from jgmm.numerics.devices import default_device
+from jgmm.numerics.sharding import to_host
 
 # A read or write that fails is raised; the other ones in flight would log theirs, with tracebacks.
 ORBAX = ("absl", "asyncio")
@@ -30,7 +31,9 @@ def save_arrays(path: Path, tree: Any) -> None:
     """
     import orbax.checkpoint as ocp
 
-    with faults(f"write {path}"), quiet(*ORBAX), ocp.StandardCheckpointer() as checkpointer:
+    if jax.process_count() > 1:  # one of which writes
+        tree = jax.tree.map(to_host, tree)
+    with faults(f"write {path}"), quiet(*ORBAX), ocp.StandardCheckpointer(**_alone()) as checkpointer:
         checkpointer.save(path.absolute(), tree, force=True)
 
 
@@ -44,12 +47,23 @@ def load_arrays(path: Path, target: Any) -> Any:
 
     target = on_default_device(target)
     try:
-        with faults(f"read {path}"), quiet(*ORBAX), ocp.StandardCheckpointer() as checkpointer:
+        with faults(f"read {path}"), quiet(*ORBAX), ocp.StandardCheckpointer(**_alone()) as checkpointer:
             return checkpointer.restore(path.absolute(), target)
     except InputError:
         raise
     except Exception as error:  # orbax raises a plain Exception for arrays it cannot read
         raise InputError(f"{path} is damaged: its arrays cannot be read ({first_line(error)}).") from error
+
+
+def _alone() -> dict[str, Any]:
+    """What tells orbax that this process reads and writes without the others."""
+    if jax.process_count() == 1:
+        return {}
+    import orbax.checkpoint as ocp
+
+    here = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(here, active_processes={here}, barrier_sync_key_prefix=f"process-{here}")
+    return {"multiprocessing_options": alone}
 
 
 def on_default_device(target: Any) -> Any:

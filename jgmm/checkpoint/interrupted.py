@@ -2,7 +2,7 @@
 
     options.json     the options of the run
     pca/             the fitted principal components, and spectrum.json
-    codes.bin        codes that are read from disk in every pass
+    codes-P.bin      codes of process P that are read from disk in every pass
     basis/           the rotations of a basis that was learned, and turns.json
     state-N/         the arrays of the EM state and numbers.json; the newest is kept
 
@@ -30,7 +30,7 @@ from jgmm.em.loop import EMState
 from jgmm.encoder.pca import PCA, Spectrum
 from jgmm.errors import check
 from jgmm.mixture import GMM
-from jgmm.numerics.sharding import free_axes
+from jgmm.numerics.sharding import free_axes, to_host
 
 # Saving may take this share of the time of a fit.
 SHARE = 0.05
@@ -45,20 +45,24 @@ class InterruptedFit:
 
     def __init__(self, run: Path):
         self.folder = run.absolute() / PROGRESS
+        self.writes = jax.process_index() == 0
         with faults(f"write to {run}"):
             self.folder.mkdir(parents=True, exist_ok=True)
+        self.saved_at, self.cost = -np.inf, 0.0
+        if not self.writes:
+            return
         for left in self.folder.glob(".partial-*"):
             discard(left)
-        self.saved_at, self.cost = -np.inf, 0.0
 
     @property
     def scratch(self) -> Path:
-        """Where codes go that are read in every pass."""
-        return self.folder / "codes.bin"
+        """Where the codes of this process go that are read in every pass."""
+        return self.folder / f"codes-{jax.process_index()}.bin"
 
     def save_options(self, options: dict[str, Any], data_sha256: str) -> None:
         """Keep the options of the run, and the digest of its data."""
-        write_json(self.folder / OPTIONS, {"format": FORMAT, "options": options, "data": {"sha256": data_sha256}})
+        if self.writes:
+            write_json(self.folder / OPTIONS, {"format": FORMAT, "options": options, "data": {"sha256": data_sha256}})
 
     def save_pca(self, pca: PCA, spectrum: Spectrum) -> None:
         """Keep the fitted principal components."""
@@ -93,6 +97,8 @@ class InterruptedFit:
         """Keep the state and how far the journal had come; unless `at_once`, not if the last save is so recent that
         saving would take more than its SHARE of the time."""
         start = time.monotonic()
+        if not self.writes:
+            return
         if not at_once and start - self.saved_at < self.cost / SHARE:
             return
         arrays: dict[str, Any] = {"gmm": state.gmm} | ({"best": state.best.gmm} if state.best else {})
@@ -138,12 +144,16 @@ class InterruptedFit:
 
     def remove(self) -> None:
         """The fit is finished: forget how it got there."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        if self.writes:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def _states(self) -> list[Path]:
         return sorted(self.folder.glob("state-*"), key=_number)
 
     def _save(self, name: str, described: str, arrays: Any, numbers: dict[str, Any]) -> None:
+        if not self.writes:
+            return
+        arrays = jax.tree.map(to_host, arrays) if free_axes() else arrays
         with whole(self.folder / name) as temporary:
             temporary.mkdir()
             save_arrays(temporary / ARRAYS, arrays)

@@ -21,14 +21,17 @@ class Journal:
     cuts the file there, so that it has the lines of the steps that were made, each once.
 
     Args:
-        path: The file.
+        path: The file; None writes nothing, as other processes than the first do.
         mark: Where to cut it; None keeps all there is. A file that has been deleted begins again.
     Raises:
         InputError: If the file is not what it was at the mark, and if it cannot be written.
     """
 
-    def __init__(self, path: Path, mark: Mark | None):
+    def __init__(self, path: Path | None, mark: Mark | None):
         self.path = path
+        self._hash, self._length = hashlib.sha256(), 0
+        if path is None:
+            return
         with reading(path):
             content = path.read_bytes() if path.exists() else b""
             length = len(content) if mark is None or not content else mark.length
@@ -47,6 +50,8 @@ class Journal:
 
     def write(self, line: dict[str, Any]) -> None:
         """Append a line."""
+        if self.path is None:
+            return
         text = json.dumps(line).encode() + b"\n"
         with faults(f"write {self.path}"), self.path.open("ab") as file:
             file.write(text)

@@ -30,20 +30,22 @@ from jgmm.commands.codes import (
 from jgmm.commands.inputs import Data, check_data, check_free, check_start, prepare
 from jgmm.commands.options import Options
 from jgmm.commands.progress import CompileClock, Progress, Stage
-from jgmm.commands.summary import draw_pictures, show, summarize
+from jgmm.commands.summary import draw_pictures, mean_of_codes, show, summarize
 from jgmm.covariance.prior import Prior, as_arrays
 from jgmm.data.streams import Stream
-from jgmm.em.loop import SOME, EMState, run_em
+from jgmm.em.loop import EMState, run_em
 from jgmm.em.rows import Rows, on_mesh
 from jgmm.em.scales import with_scales
 from jgmm.em.streamed import on_disk as streamed
 from jgmm.encoder.pca import Spectrum
 from jgmm.errors import Fault, InputError, check
 from jgmm.mixture import GMM
-from jgmm.numerics.sharding import free_axes
+from jgmm.numerics.sharding import free_axes, on_own_devices, own, wait
 from jgmm.source import Source, normalize, unnormalized
 
 METRICS = "metrics.jsonl"
+# A prior is towards the data, where these are on disk or on many devices, of so many numbers of theirs.
+FEW = 2**24
 
 
 def run(options: Options) -> None:
@@ -55,8 +57,9 @@ def run(options: Options) -> None:
     begun = time.perf_counter()
     folder = options.run_folder
     family_of(options)  # which must be one
-    if not options.resume:
+    if not options.resume and jax.process_index() == 0:
         check_free(folder)
+    wait("the run folder is free")
     before = load_source(folder) if (folder / CONFIG).exists() else None
     data = prepare(options, options.k)
     check_data(options, data)
@@ -127,8 +130,11 @@ class Task(NamedTuple):
         weight = None if codes.weight is None else codes.weight.astype(chosen.dtype)
         if isinstance(chosen, Stream):
             on_disk = streamed(chosen, weight, chosen.dtype, options.chunk_size)
-            return cls(on_disk, em_options(options, codes, on_disk.sample(jax.random.key(options.seed), SOME)[0]))
-        return cls(on_mesh(chosen, weight, options.chunk_size), em_options(options, codes, chosen))
+            few, _ = on_disk.sample(jax.random.key(options.seed), FEW)
+            return cls(on_disk, em_options(options, codes, few))
+        rows = on_mesh(chosen, weight, options.chunk_size)
+        some = rows.sample(jax.random.key(options.seed), FEW)[0] if free_axes() else chosen
+        return cls(rows, em_options(options, codes, some))
 
 
 def _check_whole(options: Options, codes: Codes) -> None:
@@ -161,12 +167,38 @@ def finish(
     begun: float,
 ) -> None:
     """Normalize a fitted mixture, evaluate it, and write the run folder with its pictures."""
-    folder, key, state = options.run_folder, jax.random.key(options.seed), found.state
+    state, encoder = found.state, codes.encoder
+    mixture: Any = found.gmm
     history = [codes.nats(objective) for objective in state.history]
-    mixture = found.gmm if options.blocks is None else product_of(options, codes, found.gmm, data.train.shape)
-    source = _normalized(key, options, unnormalized(mixture, codes.encoder, data.train.shape))
+    of_codes = None if options.blocks is not None else mean_of_codes(found.gmm, rows)
+    with on_own_devices():
+        if jax.process_count() > 1:
+            mixture, encoder = own(mixture), own(encoder)
+        if options.blocks is not None:
+            mixture = product_of(options, codes, found.gmm, data.train.shape)
+        key = jax.random.key(options.seed)
+        source = _normalized(key, options, unnormalized(mixture, encoder, data.train.shape))
+        summary_key = jax.random.fold_in(key, SUMMARY_STREAM)
+        summary, log_prob = summarize(summary_key, source, data, codes, of_codes, state, found.seconds, clock)
+        if jax.process_index() == 0:
+            _write(options, data, codes, source, found, history, summary, log_prob, begun)
+    wait("the run is written")
+
+
+def _write(
+    options: Options,
+    data: Data,
+    codes: Codes,
+    source: Source,
+    found: Found,
+    history: list[float],
+    summary: dict[str, Any],
+    log_prob: np.ndarray | None,
+    begun: float,
+) -> None:
+    """The run folder, with its pictures."""
+    folder, key, state = options.run_folder, jax.random.key(options.seed), found.state
     summary_key = jax.random.fold_in(key, SUMMARY_STREAM)
-    summary, log_prob = summarize(summary_key, source, data, codes, rows, state, found.seconds, clock)
     summary["command_seconds"] = round(time.perf_counter() - begun, 3)
     pictures = draw_pictures(folder, summary_key, source, data.train, codes.spectrum, history, state.converged)
     info = _info(options, data, history, summary, codes.spectrum)
@@ -273,7 +305,8 @@ def _fit(
 ) -> Found:
     """EM to its end."""
     last = point
-    progress = Progress(options.run_folder / METRICS, options.max_iter, codes, clock, *point)
+    metrics = options.run_folder / METRICS if interrupted.writes else None
+    progress = Progress(metrics, options.max_iter, codes, clock, *point)
     if point.state is not None:
         progress.say(f"resuming after iteration {len(point.state.history)} of start {point.state.restart + 1}")
 
@@ -336,8 +369,8 @@ def _info(
             "name": images.name,
             "location": images.location,
             "sha256": data.sha256,
-            "train_examples": len(images),
-            "held_out_examples": len(data.held_out) if data.held_out else 0,
+            "train_examples": data.n_train,
+            "held_out_examples": data.n_held_out,
             "shape": list(images.shape),
             "dtype": str(images.pixels.dtype),
             "pixels": images.convention,
@@ -351,4 +384,6 @@ def _info(
 def _withdraw(folder: Path, interrupted: InterruptedFit) -> None:
     """Take back what a fit that was refused half-way has written."""
     interrupted.remove()
+    if not interrupted.writes:
+        return
     (folder / METRICS).unlink(missing_ok=True)

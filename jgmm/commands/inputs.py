@@ -26,11 +26,14 @@ LEFT_BEHIND = {PROGRESS, "origin.npz"}
 
 @dataclass(frozen=True)
 class Data:
-    """The images of a run: those it is fitted to, and those held out."""
+    """The images of a run: those it is fitted to, and those held out. Of several processes, each has its own; the
+    numbers are those of all."""
 
     train: Images
     held_out: Images | None
     sha256: str
+    n_train: int
+    n_held_out: int
 
 
 class Run(NamedTuple):
@@ -75,7 +78,19 @@ def prepare(options: Common, k: int) -> Data:
         len(train) >= k,
         f"{len(train)} examples are too few for --k {k}: lower k or bring more data.",
     )
-    return Data(train.with_mirror_images() if options.augmentation else train, held_out, digest)
+    train = train.with_mirror_images() if options.augmentation else train
+    sizes = (len(train), 0 if held_out is None else len(held_out))
+    return Data(_own(train), held_out and _own(held_out), digest, *sizes)
+
+
+def _own(images: Images) -> Images:
+    """What this process has of images that all processes see. Raises InputError for fewer images than processes."""
+    processes, here = jax.process_count(), jax.process_index()
+    if processes == 1:
+        return images
+    check(len(images) >= processes, f"{len(images)} examples are too few for {processes} processes.")
+    ends = len(images) * np.arange(processes + 1) // processes
+    return images.take(np.arange(ends[here], ends[here + 1]))
 
 
 def _weighed(images: Images, weight: np.ndarray) -> Images:
@@ -163,7 +178,7 @@ def check_data(options: Common, data: Data) -> None:
     n = options.n_principal
     if options.n_pca != "none":
         basis_of(options, data.train.shape)
-    bound = min(len(data.train), d)
+    bound = min(data.n_train, d)
     check(n is None or n <= bound, f"--n-pca must be at most min(N, D) = {bound}, got {n}.")
     first = data.train.pixels[:1]
     varies = any(bool((piece != first).any()) for piece in data.train.pieces())

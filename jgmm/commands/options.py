@@ -157,6 +157,10 @@ class Common:
             "--scatter robust whitens all components: leave --n-pca out.",
         )
         check_share("--holdout", self.holdout)
+        check(
+            not self.distributed or self.basis != "learned",
+            "--basis learned sees all images at once: leave --distributed out, or choose another basis.",
+        )
         check(self.stream != "always" or self.data is not None, "--stream is of --data: name what to stream.")
         check_seed("--seed", self.seed)
         check_one_source(self)

@@ -36,19 +36,19 @@ class Progress:
     """Follows a fit as the callback of `run_em`; `resumed` is the state it goes on from, if any, and `mark` how far the
     journal had come then.
 
-    metrics.jsonl has a line an iteration: restart, iteration, log_likelihood (mean nats an image, pixels in [-1, 1]),
-    objective (the same with the prior), change (of the objective), seconds, compile_seconds, smallest (the rows of
-    the smallest component), pairs (responsibilities of an image that took part), dropped (at most the sum of the
-    others).
+    metrics.jsonl, unless its path is None, has a line an iteration: restart, iteration, log_likelihood (mean nats an
+    image, pixels in [-1, 1]), objective (the same with the prior), change (of the objective), seconds, compile_seconds,
+    smallest (the rows of the smallest component), pairs (responsibilities of an image that took part), dropped (at most
+    the sum of the others).
     """
 
     def __init__(
-        self, path: Path, max_iter: int, codes: Codes, clock: CompileClock, resumed: EMState | None, mark: Mark
+        self, path: Path | None, max_iter: int, codes: Codes, clock: CompileClock, resumed: EMState | None, mark: Mark
     ):
         self.journal, self.codes, self.clock = Journal(path, mark), codes, clock
         self.seconds: list[float] = []
         self.revived = resumed.revived if resumed else 0
-        self.bar = tqdm(total=max_iter, unit="iter", disable=not sys.stderr.isatty(), leave=True)
+        self.bar = tqdm(total=max_iter, unit="iter", disable=path is None or not sys.stderr.isatty(), leave=True)
         self._tick()
 
     def __call__(self, state: EMState) -> None:

@@ -22,7 +22,9 @@ from jgmm.em.steps import objective
 from jgmm.encoder.base import decode_means
 from jgmm.encoder.pca import Spectrum
 from jgmm.figures import fits, images
-from jgmm.metrics.likelihood import bits_per_dim, log_probs, mean_log_prob, to_bits
+from jgmm.metrics.likelihood import log_probs, mean_log_prob, to_bits
+from jgmm.mixture import GMM
+from jgmm.numerics.sharding import of_all, over_processes
 from jgmm.product.mixture import ProductMixture
 from jgmm.source import Source, normalize, pixel_moments
 
@@ -41,12 +43,13 @@ def summarize(
     source: Source,
     data: Data,
     codes: Codes,
-    rows: Rows,
+    of_codes: float | None,
     state: EMState,
     seconds: list[float],
     clock: CompileClock,
 ) -> tuple[dict[str, Any], np.ndarray | None]:
-    """The figures of the exit summary, and the log-density of every training image where there is one."""
+    """The figures of the exit summary, and the log-density of every training image where there is one; of the images
+    of all processes. `of_codes` is the mean log-density of the training codes, where that is known."""
     counts = np.asarray(state.counts)
     summary: dict[str, Any] = {
         "iterations": len(state.history),
@@ -64,11 +67,14 @@ def summarize(
         parts = {"train": data.train} | ({"held_out": data.held_out} if data.held_out else {})
         for part, examples in parts.items():
             log_prob[part] = log_probs(source, examples.pixels)
-            summary[f"log_likelihood_{part}"] = float(np.average(log_prob[part], weights=examples.weight))
+            summary[f"log_likelihood_{part}"] = _mean(log_prob[part], examples.weight)
             if part == "train" and codes.noisy:
-                summary["bits_per_dim_train"] = to_bits(_mean_of_codes(source, codes, rows), source.shape)
+                known = mean_log_prob(source.gmm, codes.values) if of_codes is None else of_codes
+                summary["bits_per_dim_train"] = to_bits(known + codes.offset, source.shape)
             elif data.train.is_8_bit:
-                summary[f"bits_per_dim_{part}"] = bits_per_dim(noise, source, examples.pixels)
+                noisy = log_probs(source, examples.pixels, key=jax.random.fold_in(noise, jax.process_index()))
+                summary[f"bits_per_dim_{part}"] = to_bits(_mean(noisy, examples.weight), source.shape)
+        log_prob["train"] = of_all(log_prob["train"])
     else:
         summary["log_likelihood_of_codes"] = state.log_likelihoods[-1]  # before the last M-step
     summary |= {
@@ -79,12 +85,17 @@ def summarize(
     return summary, log_prob.get("train")
 
 
-def _mean_of_codes(source: Source, codes: Codes, rows: Rows) -> float:
-    """The mean log-density of the training images with their noise, nats an image."""
-    if isinstance(source.gmm, ProductMixture):
-        return mean_log_prob(source.gmm, codes.values) + codes.offset
-    total, _ = objective(source.gmm, rows, Prior(), with_prior=False)
-    return float(total) / float(rows.total) + codes.offset
+def mean_of_codes(gmm: GMM, rows: Rows) -> float:
+    """The mean log-density of the rows that a mixture was fitted to, nats a row."""
+    total, _ = objective(gmm, rows, Prior(), with_prior=False)
+    return float(total) / float(rows.total)
+
+
+def _mean(values: np.ndarray, weight: np.ndarray | None) -> float:
+    """The mean over the images of all processes, of which each counts so often."""
+    often = np.ones(len(values)) if weight is None else weight
+    total, count = over_processes(np.array([often @ values.astype(np.float64), often.sum()]))
+    return float(total / count)
 
 
 def draw_pictures(

@@ -109,7 +109,7 @@ def fit_em(
         key: A JAX random key, or a seed; the same key, data and options give the same mixture.
         x: Finite numbers [N, D]; float64 where JAX has it enabled, else float32. Rows on disk, a `jgmm.stream` or an
             np.memmap, are read anew in every pass and never held in memory as a whole: EM starts, and an encoder is
-            fitted, from at most 2^28 numbers of them.
+            fitted, from at most 3 * 2^26 numbers of them.
         k: The number of components; 10 by default, and that of `start` where one is given.
         covariance_type: A family of covariances: a name in `jgmm.registry.COVARIANCES`, a class or a function; "diag"
             by default, and that of `start` where one is given.

@@ -14,19 +14,19 @@ from jgmm.covariance.families import same_family
 from jgmm.covariance.prior import Floor, Prior, as_arrays
 from jgmm.em.initializers import beginning, mean_and_variance
 from jgmm.em.relocation import revive, split
-from jgmm.em.rows import Rows, on_mesh
+from jgmm.em.rows import Rows, RowsInMemory, on_mesh
 from jgmm.em.screening import no_bounds
 from jgmm.em.steps import DEAD, Step, em_step, from_beginning, in_family, objective
 from jgmm.errors import InputError, check, check_count, check_number, short
 from jgmm.mixture import GMM
-from jgmm.numerics.sharding import placed
+from jgmm.numerics.sharding import free_axes, own, placed
 from jgmm.numerics.summation import CompensatedSum
 from jgmm.numerics.typing import ArrayLike
 
 T = TypeVar("T")
 
 # EM starts from what is found in at most so many numbers of the rows.
-SOME = 2**28
+SOME = 3 * 2**26
 # The stream of random numbers that chooses them, folded into the key.
 SOME_STREAM = 2**31 - 1
 # Iterations after which components that were moved are judged.
@@ -141,11 +141,13 @@ def run_em(
     identity, d, dtype = identity_of(covariance_type or "diag"), x.shape[1], x.dtype
     blank = jax.eval_shape(lambda: identity(k, d, dtype))
     rows = x if isinstance(x, Rows) else on_mesh(x, sample_weight, chunk_size)
-    some = rows.some(jax.random.fold_in(key, SOME_STREAM), SOME)
+
+    def found_in() -> RowsInMemory:
+        """The rows in which EM finds where to start: not kept, since they may be a copy."""
+        return rows.some(jax.random.fold_in(key, SOME_STREAM), SOME)
+
     # A prior that is learned needs a mixture first, in which a cluster of one row has a variance.
-    first = prior
-    if callable(prior):
-        first = Prior(strength=1.0, variance=mean_and_variance(some.x, some.weight)[1].mean())
+    first = Prior(strength=1.0, variance=_mean_variance(found_in())) if callable(prior) else prior
     first, floor = as_arrays(first, floor, dtype)
     check_prior(first, k, d)
     task = _Task(rows, floor, tol, min_count, learns=callable(prior))
@@ -157,7 +159,7 @@ def run_em(
 
     def begin(restart: int, best: EMState | None = None) -> EMState:
         if start is None:
-            metric = weights[restart % len(weights)]
+            metric, some = weights[restart % len(weights)], found_in()
             found = beginning(
                 jax.random.fold_in(key, restart), some.x, k, init, metric, weight=some.weight, alike=some.alike
             )
@@ -166,7 +168,8 @@ def run_em(
             gmm = placed(start, k)
         else:
             gmm = in_family(placed(start, k), task.rows, first, floor, identity=identity)
-        used = prior(gmm, rows.total * gmm.weights) if callable(prior) else first
+        known = own(gmm) if free_axes() and callable(prior) else gmm
+        used = prior(known, rows.total * known.weights) if callable(prior) else first
         jax.block_until_ready(gmm)  # so that whoever times iterations does not time this
         state = EMState(gmm, no_bounds(gmm, rows), as_arrays(used, floor, dtype)[0], restart, best=best)
         watch(state)
@@ -187,6 +190,10 @@ def run_em(
         if state.last or state.restart + 1 >= (1 if start is not None else n_init):
             return replace(best, last=True)
         state = begin(state.restart + 1, best)
+
+
+def _mean_variance(rows: RowsInMemory) -> Array:
+    return mean_and_variance(rows.x, rows.weight)[1].mean()
 
 
 def _iterate(task: _Task, state: EMState) -> EMState:

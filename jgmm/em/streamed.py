@@ -20,7 +20,7 @@ from jgmm.numerics.pytree import pytree, zeros_of
 from jgmm.numerics.sharding import COMPONENTS, ROWS, added, free_axes, n_parts, of_all, on_every
 
 # About this many numbers of a chunk, and the fewest rows.
-ELEMENTS, LEAST = 2**24, 256
+ELEMENTS, LEAST = 2**22, 256
 
 S = TypeVar("S", bound=Any)
 
@@ -44,6 +44,9 @@ class Reader:
     def read(self, start: int, stop: int, length: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows, and how often they count; and as many that do not as make up the length."""
         n = max(stop - start, 0)
+        if n == length:
+            often = np.ones(n, self.dtype) if self.weight is None else self.weight[start:stop].astype(self.dtype)
+            return self.stream.read(start, stop).reshape(n, -1), often
         rows, weight = np.zeros((length, self.width), self.stream.dtype), np.zeros(length, self.dtype)
         if n > 0:
             rows[:n] = self.stream.read(start, stop).reshape(n, -1)
@@ -139,14 +142,15 @@ class RowsOnDisk(Rows):
         reader = self.reader
         n, size = len(reader.stream), max(LEAST, ELEMENTS // reader.width)
         chosen = drawn(key, n, most // self.encoder.n_codes // jax.process_count())
-        found = [np.empty((0, self.encoder.n_codes), reader.dtype)]
+        found, done = np.empty((len(chosen), self.encoder.n_codes), reader.dtype), 0
         for start in range(0, n, size):
             here = chosen[(chosen >= start) & (chosen < start + size)] - start
             if here.size:
                 x, _ = reader.read(start, min(start + size, n), size)
-                found.append(np.asarray(encoded(self.encoder, x.astype(reader.dtype)))[here])
+                found[done : done + len(here)] = np.asarray(encoded(self.encoder, x.astype(reader.dtype)))[here]
+                done += len(here)
         weight = None if reader.weight is None else of_all(reader.weight[chosen].astype(reader.dtype))
-        return of_all(np.concatenate(found)), weight
+        return of_all(found), weight
 
 
 def on_disk(stream: Stream, weight: np.ndarray | None, dtype: Any, asked: int | None = None) -> RowsOnDisk:

@@ -89,6 +89,21 @@ def on_devices(asked: str | None) -> AbstractContextManager[Any]:
     return jax.set_mesh(mesh() if asked is None else mesh_of(asked))
 
 
+def on_own_devices() -> AbstractContextManager[Any]:
+    """In this context a process works on its own devices, where there are several processes."""
+    if jax.process_count() == 1:
+        return nullcontext()
+    devices = jax.local_devices()
+    shape = (len(devices), 1)
+    return jax.set_mesh(jax.make_mesh(shape, (ROWS, COMPONENTS), axis_types=(AxisType.Auto,) * 2, devices=devices))
+
+
+def wait(name: str) -> None:
+    """Wait until all processes have come here; `name` says where."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
 def n_parts(axis: str) -> int:
     """How many parts an axis of the mesh at hand is still to be cut into: one without a mesh, and inside of a part."""
     at_hand = jax.sharding.get_abstract_mesh()
@@ -237,9 +252,9 @@ def spread_rows(rows: np.ndarray | Array) -> Array:
     return jax.make_array_from_process_local_data(over_rows(jax.sharding.get_mesh()), np.asarray(rows))
 
 
-def to_host(x: Array) -> np.ndarray:
+def to_host(x: Any) -> np.ndarray:
     """An array that may be cut along its first axis over the devices of all processes, on every host; on no device."""
-    if x.is_fully_addressable or x.is_fully_replicated:
+    if not isinstance(x, jax.Array) or x.is_fully_addressable or x.is_fully_replicated:
         return np.asarray(x)
     parts = {s.index[0].start or 0: s.data for s in x.addressable_shards}
     here = np.concatenate([np.asarray(parts[start]) for start in sorted(parts)])
@@ -249,6 +264,11 @@ def to_host(x: Array) -> np.ndarray:
 def over_processes(x: np.ndarray) -> np.ndarray:
     """The sum of an array of every process, in its own dtype."""
     return x if jax.process_count() == 1 else of_all(np.asarray(x)[None]).sum(axis=0)
+
+
+def own(tree: Any) -> Any:
+    """A tree of arrays on the devices of this process."""
+    return jax.tree.map(lambda leaf: jnp.asarray(to_host(leaf)), tree)
 
 
 def of_all(x: np.ndarray) -> np.ndarray:
