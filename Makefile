@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install fit test test-slow torture lint types bench lock clean
+.PHONY: install fit test test-slow torture lint types bench tpu-check lock clean
 
 install: .venv/installed
 
@@ -46,10 +46,20 @@ bench: install .venv-bench/installed
 	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --requirement benchmarks/peers.txt $(PEERS)
 	@touch $@
 
+# What the compiler for TPUs makes of the programs, on a machine without one; ARGS="--only EM" compiles some of them.
+tpu-check: install .venv-tpu/installed
+	PYTHONPATH=. .venv-tpu/bin/python benchmarks/tpu.py $(ARGS)
+
+.venv-tpu/installed: requirements.lock
+	$(PYTHON) -m venv .venv-tpu
+	.venv-tpu/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement requirements.lock
+	.venv-tpu/bin/python -m pip install --quiet --disable-pip-version-check --no-deps "$$($(BIN)/python benchmarks/tpu.py --requirement)"
+	@touch $@
+
 # Exact versions for every platform and Python from 3.11, from the ranges in pyproject.toml.
 lock: install
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 --extra dev --no-header pyproject.toml --output-file requirements.lock
 
 clean:
-	rm -rf .venv .venv-bench .pytest_cache .mypy_cache .ruff_cache build *.egg-info
+	rm -rf .venv .venv-bench .venv-tpu .pytest_cache .mypy_cache .ruff_cache build *.egg-info

@@ -44,6 +44,7 @@ class Setup:
 def load_images(config: Config) -> Images:
     """The training images. Raises InputError unless they are images whose sides the levels of the network can halve."""
     images = arrays.load(config.data, config.pixels) if config.data else load(config.dataset, config.data_dir)
+    images = images.in_memory()
     check(len(images.shape) == 3, f"expected images [N, H, W, C], got {images.pixels.shape}.")
     factor = 2 ** (len(config.multipliers) - 1)
     h, w, _ = images.shape

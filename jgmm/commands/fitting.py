@@ -1,6 +1,7 @@
 """The road from options to a run folder: data, codes, EM, normalization, checkpoint."""
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from math import prod
 from pathlib import Path
@@ -36,6 +37,7 @@ from jgmm.data.streams import Stream
 from jgmm.em.loop import EMState, run_em
 from jgmm.em.rows import Rows, on_mesh
 from jgmm.em.scales import with_scales
+from jgmm.em.stepwise import run_stepwise
 from jgmm.em.streamed import on_disk as streamed
 from jgmm.encoder.pca import Spectrum
 from jgmm.errors import Fault, InputError, check
@@ -72,6 +74,9 @@ def run(options: Options) -> None:
     try:
         _go_on(options, data, before, start, begun)
     except KeyboardInterrupt:
+        if options.minibatch is not None:
+            InterruptedFit(folder).remove()
+            raise
         print(f"stopped; go on with: python -m jgmm.fit --out {folder} --resume", flush=True)
         raise
 
@@ -96,9 +101,10 @@ def _go_on(options: Options, data: Data, before: Source | None, start: Source | 
                 raise InputError(f"{folder} is done, and its scales cannot be undone: start from it by --init-from.")
             if before is not None and point.state is not None:
                 interrupted.save(point.state, point.mark, at_once=True)
-            interrupted.save_options(options.to_json(), data.sha256)
+            if options.minibatch is None:
+                interrupted.save_options(options.to_json(), data.sha256)
             found = _fit(options, codes, task, start, point, interrupted, clock)
-            if options.blocks is not None or options.scales > 1:  # which are still to come
+            if (options.blocks is not None or options.scales > 1) and options.minibatch is None:  # which are to come
                 interrupted.save(found.state, found.mark, at_once=True)
         except InputError as error:
             if not options.resume and not isinstance(error, Fault):
@@ -179,7 +185,9 @@ def finish(
         key = jax.random.key(options.seed)
         source = _normalized(key, options, unnormalized(mixture, encoder, data.train.shape))
         summary_key = jax.random.fold_in(key, SUMMARY_STREAM)
-        summary, log_prob = summarize(summary_key, source, data, codes, of_codes, state, found.seconds, clock)
+        goes_on = options.minibatch is None
+        seen = found.seconds, clock
+        summary, log_prob = summarize(summary_key, source, data, codes, of_codes, goes_on, state, *seen)
         if jax.process_index() == 0:
             _write(options, data, codes, source, found, history, summary, log_prob, begun)
     wait("the run is written")
@@ -314,25 +322,45 @@ def _fit(
         nonlocal last
         progress(state)
         last = Point(state, progress.journal.mark)
-        interrupted.save(state, last.mark)
+        if options.minibatch is None:
+            interrupted.save(state, last.mark)
 
     try:
-        done = run_em(
-            jax.random.fold_in(jax.random.key(options.seed), EM_STREAM),
-            task.rows,
-            k=options.k,
-            covariance_type=family_of(options),
-            **task.options,
-            start=None if start is None else one_mixture(start.gmm),
-            state=point.state,
-            callback=follow,
+        done = (
+            _by_batches(options, codes, task, follow)
+            if options.minibatch
+            else run_em(
+                jax.random.fold_in(jax.random.key(options.seed), EM_STREAM),
+                task.rows,
+                k=options.k,
+                covariance_type=family_of(options),
+                **task.options,
+                start=None if start is None else one_mixture(start.gmm),
+                state=point.state,
+                callback=follow,
+            )
         )
     except KeyboardInterrupt:
-        if last.state is not None:
+        if last.state is not None and options.minibatch is None:
             interrupted.save(last.state, last.mark, at_once=True)
         raise
     progress.close()
     return Found(done, done.gmm, progress.journal.mark, progress.seconds)
+
+
+def _by_batches(options: Options, codes: Codes, task: Task, follow: Callable[[EMState], None]) -> EMState:
+    """Stepwise EM to its end."""
+    asked = {name: value for name, value in task.options.items() if name not in ("n_init", "min_count")}
+    return run_stepwise(
+        jax.random.fold_in(jax.random.key(options.seed), EM_STREAM),
+        codes.values if isinstance(codes.values, Stream) else np.asarray(codes.values),
+        None if codes.weight is None else codes.weight.astype(codes.values.dtype),
+        options.minibatch or 1,
+        k=options.k,
+        covariance_type=family_of(options),
+        callback=follow,
+        **asked,
+    )
 
 
 def _scaled(options: Options, codes: Codes, task: Task, state: EMState) -> GMM:

@@ -120,7 +120,7 @@ def images_for(
             unless `pixels` says what they are.
     """
     if data is not None or dataset is not None:
-        images = arrays.load(data, pixels) if data is not None else load(str(dataset), data_dir)
+        images = (arrays.load(data, pixels) if data is not None else load(str(dataset), data_dir)).in_memory()
         say_remark(images)
         if pixels == "auto":
             check_convention(config, images, "name their convention with --pixels")
@@ -137,12 +137,12 @@ def images_for(
     )
     part = "the training images" if own.held_out is None else "those held out of the fit"
     print(f"the run's own data: {part}")
-    return own.held_out or own.train
+    return (own.held_out or own.train).in_memory()
 
 
 def other_images(name: str, data_dir: Path | None, shape: tuple[int, ...]) -> Images:
     """A data set or a file, by name, its images brought to a shape. Raises InputError where that is impossible."""
-    images = arrays.load(Path(name)) if Path(name).suffix else load(name, data_dir)
+    images = (arrays.load(Path(name)) if Path(name).suffix else load(name, data_dir)).in_memory()
     if images.shape != shape:
         print(f"{images.name}: resized from {images.shape} to {shape}")
     return resize(images, shape)

@@ -193,6 +193,9 @@ class Options(Common, _Mixture):
     """The run folder [default: runs/<dataset>-k<K>]."""
     resume: bool = False
     """Go on with the interrupted fit in the run folder."""
+    minibatch: int | None = None
+    """Learn from so many examples at a time, by stepwise EM; --max-iter counts passes over all of them [default: every
+    iteration sees all examples]."""
     init_from: Path | None = None
     """Start from the mixture, and the principal components, of another run folder."""
 
@@ -205,7 +208,14 @@ class Options(Common, _Mixture):
         """Raise InputError for any value that can be refused before the data are seen."""
         super().check()
         check_names(self, covariance_type=COVARIANCES)
-        check_counts(self, k=1, rank=1, scales=1, blocks=1)
+        check_counts(self, k=1, rank=1, scales=1, blocks=1, minibatch=1)
+        whole = self.blocks is None and not self.resume and self.init_from is None and self.n_init == 1
+        check(
+            self.minibatch is None or whole,
+            "--minibatch begins from its first batch and cannot go on: leave --blocks, --resume, --init-from and "
+            "--n-init out.",
+        )
+        check(self.minibatch is None or self.minibatch >= self.k, f"--minibatch must be at least --k {self.k}.")
         for n in self.classes:
             check_count("--classes", n, most=MOST)
         check(

@@ -44,12 +44,14 @@ def summarize(
     data: Data,
     codes: Codes,
     of_codes: float | None,
+    goes_on: bool,
     state: EMState,
     seconds: list[float],
     clock: CompileClock,
 ) -> tuple[dict[str, Any], np.ndarray | None]:
     """The figures of the exit summary, and the log-density of every training image where there is one; of the images
-    of all processes. `of_codes` is the mean log-density of the training codes, where that is known."""
+    of all processes. `of_codes` is the mean log-density of the training codes, where that is known, `goes_on` whether
+    a fit like this one can be resumed."""
     counts = np.asarray(state.counts)
     summary: dict[str, Any] = {
         "iterations": len(state.history),
@@ -58,6 +60,7 @@ def summarize(
         "smallest_component": float(counts.min()),
         "blocks": codes.n_blocks,
         "scales": source.gmm.k // len(counts),
+        "goes_on": source.gmm.k == len(counts) and goes_on,
         "pairs": state.pairs,
         "dropped": state.dropped,
     }
@@ -188,7 +191,7 @@ def show(summary: dict[str, Any], folder: Path, pictures: list[Path]) -> None:
         "bits_per_dim_held_out": "bits per dimension, held-out images with uniform noise",
     }
     further = f"go on with: python -m jgmm.fit --out {folder} --resume --max-iter {2 * summary['iterations']}"
-    further = further if summary["scales"] == 1 else "raise --max-iter"
+    further = further if summary["goes_on"] else "raise --max-iter"
     one, rows = ("an image", "images") if summary["blocks"] == 1 else ("a block", "blocks of images")
     state = "converged" if summary["converged"] else f"NOT converged; {further}"
     print(f"\n{summary['iterations']} iterations, {state}")

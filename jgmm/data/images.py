@@ -88,6 +88,10 @@ class Images:
         """All pixels, a part of them at a time where they are on disk."""
         return self.pixels.pieces() if isinstance(self.pixels, Stream) else [self.pixels]
 
+    def in_memory(self) -> "Images":
+        """The same examples, read."""
+        return replace(self, pixels=self.pixels[:]) if isinstance(self.pixels, Stream) else self
+
     def take(self, rows: np.ndarray) -> "Images":
         """Some of the examples."""
         pixels = Chosen(self.pixels, rows) if isinstance(self.pixels, Stream) else self.pixels[rows]

@@ -10,25 +10,31 @@ count alike, those under the mixtures of the beginning as well; 0.5 to 1 forgets
 statistics about the old means become ones about the new.
 """
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jgmm.covariance.base import Covariance, Family, identity_of
 from jgmm.covariance.prior import Floor, Prior, as_arrays
+from jgmm.data.streams import Stream
 from jgmm.em.fitting import as_rows, default_floor, encoder_of, weighed
-from jgmm.em.loop import check_enough, check_finite, check_prior, run_em
-from jgmm.em.rows import RowsInMemory
+from jgmm.em.loop import EMState, check_enough, check_finite, check_prior, run_em
+from jgmm.em.rows import RowsInMemory, on_mesh
 from jgmm.em.statistics import Statistics
 from jgmm.em.steps import e_step, m_step
 from jgmm.encoder.base import Encoder
+from jgmm.encoder.identity import Identity
 from jgmm.encoder.standardize import robust
 from jgmm.errors import check, check_count, check_number
 from jgmm.mixture import GMM
 from jgmm.numerics.arguments import as_key, check_kind
 from jgmm.numerics.pytree import pytree
+from jgmm.numerics.sharding import of_all, over_processes
 from jgmm.numerics.summation import CompensatedSum
 from jgmm.numerics.typing import ArrayLike
 
@@ -135,7 +141,7 @@ def partial_fit(
     check(rows.shape[1] == d, f"expected rows of {d} features as in the first batch, got {rows.shape[1]}.")
     check(len(rows) > 0, "the batch is empty.")
     rows = rows.astype(state.z_gmm.dtype)
-    found = _advanced(state, rows, weight, jnp.asarray(power, rows.dtype))
+    found = _advanced(state, RowsInMemory(rows, weight), jnp.asarray(power, rows.dtype))
     leaves = (found.log_likelihood, found.z_gmm.means, found.z_gmm.covariance)
     check_finite(all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(leaves)), rows.dtype)
     return found
@@ -153,7 +159,7 @@ def _begun(
 ) -> Stepwise:
     check_enough(rows.shape[0], check_count("k", k))
     blank = jax.eval_shape(lambda: identity_of(family)(k, rows.shape[1], rows.dtype))
-    check(blank.additive, f"stepwise EM does not know {blank.name} covariances: their statistics are of one mixture.")
+    _check_additive(blank)
     encoder = encoder_of(robust, {blank.scales}, rows, weight)
     floor = default_floor(rows.dtype == jnp.float64) if floor is None else floor
     prior, floor = as_arrays(prior, floor, rows.dtype)
@@ -170,9 +176,91 @@ def _begun(
         floor=floor,
         max_iter=BEGINNING,
     ).gmm
-    means, log_likelihood = _means_of(gmm, encoder, RowsInMemory(z, weight))
-    one = jnp.ones((), z.dtype)
-    return Stepwise(gmm, encoder, means, prior, floor, one * RowsInMemory(z, weight).total, one, log_likelihood)
+    return _at(gmm, encoder, RowsInMemory(z, weight), prior, floor)
+
+
+def _at(gmm: GMM, encoder: Encoder, rows: RowsInMemory, prior: Prior, floor: Floor) -> Stepwise:
+    """Where stepwise EM stands after a first batch of codes."""
+    means, log_likelihood = _means_of(gmm, encoder, rows)
+    one = jnp.ones((), rows.dtype)
+    return Stepwise(gmm, encoder, means, prior, floor, one * rows.total, one, log_likelihood)
+
+
+def _check_additive(covariance: Covariance) -> None:
+    additive = covariance.additive
+    check(additive, f"stepwise EM does not know {covariance.name} covariances: their statistics are of one mixture.")
+
+
+def run_stepwise(
+    key: PRNGKeyArray,
+    x: Any,
+    weight: np.ndarray | None,
+    batch: int,
+    *,
+    k: int,
+    covariance_type: Family,
+    prior: Any,
+    floor: Floor,
+    max_iter: int,
+    tol: float,
+    callback: Callable[[EMState], None],
+    power: float = 0.7,
+    **start: Any,
+) -> EMState:
+    """Stepwise EM in passes over rows as they are, an array or a stream, in batches that come in another order in every
+    pass; of several processes, each has its own rows.
+
+    Args:
+        weight: How often each row counts; None for once.
+        batch: The number of rows of a batch, of all processes.
+        max_iter: The largest number of passes. They end when the mean log-likelihood of a pass, of each batch before
+            the mixture has seen it, changes by less than `tol`.
+        callback: Called after every pass with a state like those of `jgmm.em.loop.run_em`.
+        start: What `run_em` is asked for on the first batch.
+    Raises:
+        InputError: As `jgmm.partial_fit`, and for a first batch of fewer rows than k.
+    """
+    n = len(x)
+    lengths = of_all(np.array([n]))
+    n_batches = max(1, -(-int(lengths.max()) * jax.process_count() // batch))
+    rng, ends = np.random.default_rng(np.ravel(jax.random.key_data(key))), n * np.arange(n_batches + 1) // n_batches
+    shuffled = None if isinstance(x, Stream) else np.random.default_rng(rng.integers(2**32)).permutation(n)
+
+    def rows_of(i: int) -> RowsInMemory:
+        part: Any = slice(ends[i], ends[i + 1])
+        part = part if shuffled is None else np.sort(shuffled[part])
+        return on_mesh(np.asarray(x[part]), None if weight is None else weight[part])
+
+    order = rng.permutation(n_batches)
+    first = rows_of(int(order[0]))
+    options = {"prior": prior, "floor": floor, "k": k, "covariance_type": covariance_type}
+    blank = jax.eval_shape(lambda: identity_of(covariance_type)(k, first.shape[1], first.dtype))
+    _check_additive(blank)
+    begun = run_em(key, first, **options, **start, max_iter=BEGINNING, tol=tol)
+    prior, floor = as_arrays(begun.prior, floor, first.dtype)
+    state = _at(begun.gmm, Identity(first.shape[1]), first, prior, floor)
+    total = float(lengths.sum()) if weight is None else float(over_processes(weight.sum(dtype=np.float64)))
+    history: list[float] = []
+    for _ in range(max_iter):
+        seen = []
+        for i in order:
+            rows = rows_of(int(i))
+            state = _advanced(state, rows, jnp.asarray(power, rows.dtype))
+            # Rows that come again are no more rows.
+            state = replace(state, seen=jnp.minimum(state.seen, total))
+            seen.append(float(state.log_likelihood) * float(rows.total))
+            check_finite(np.isfinite(seen[-1]), rows.dtype)
+        history.append(sum(seen) / total)
+        converged = len(history) > 1 and abs(history[-1] - history[-2]) < tol
+        counts = np.asarray(state.means.counts) * total
+        found = EMState(
+            state.z_gmm, prior=prior, history=history, log_likelihoods=history, counts=counts, converged=converged
+        )
+        callback(replace(found, history=list(history), log_likelihoods=list(history)))
+        if converged:
+            break
+        order = rng.permutation(n_batches)
+    return replace(found, last=True)
 
 
 @jax.jit
@@ -185,10 +273,8 @@ def _means_of(gmm: GMM, encoder: Encoder, rows: RowsInMemory) -> tuple[Means, Fl
 
 
 @jax.jit
-def _advanced(
-    state: Stepwise, x: Float[Array, "n d"], weight: Float[Array, " n"] | None, power: Float[Array, ""]
-) -> Stepwise:
-    gmm, rows = state.z_gmm, RowsInMemory(state.encoder.encode(x), weight)
+def _advanced(state: Stepwise, x: RowsInMemory, power: Float[Array, ""]) -> Stepwise:
+    gmm, rows = state.z_gmm, x.encoded(state.encoder)
     of_batch, log_likelihood = _means_of(gmm, state.encoder, rows)
     rate, seen = (state.steps + 1) ** -power, state.seen + rows.total
     share = rate * rows.total / (rate * rows.total + (1 - rate) * state.seen / state.steps)
