@@ -119,3 +119,15 @@ def fit_by_sklearn(start: GMM, family: str, x: np.ndarray, iterations: int, **op
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # tol=0: it never says it has converged
         return model.fit(x)
+
+
+def clusters(rng, n, d, k, apart=3.0):
+    """Rows around k means."""
+    means = apart * rng.normal(size=(k, d))
+    return (means[rng.integers(k, size=n)] + rng.normal(size=(n, d)) * rng.uniform(0.5, 2, size=d)).astype(np.float32)
+
+
+def differences(a, b):
+    """The largest one of every parameter, relative to the largest of it."""
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return [float(np.abs(np.asarray(p) - np.asarray(q)).max() / np.abs(np.asarray(p)).max()) for p, q in pairs]

@@ -15,7 +15,7 @@ from jaxtyping import Array
 from jgmm.checkpoint.files import faults, first_line
 from jgmm.errors import InputError, check
 from jgmm.numerics.devices import default_device
-from jgmm.numerics.sharding import to_host
+from jgmm.numerics.sharding import free_axes, own, to_host
 
 # A read or write that fails is raised; the other ones in flight would log theirs, with tracebacks.
 ORBAX = ("absl", "asyncio")
@@ -38,7 +38,8 @@ def save_arrays(path: Path, tree: Any) -> None:
 
 
 def load_arrays(path: Path, target: Any) -> Any:
-    """Read a pytree written by `save_arrays`, of the structure of `target`, onto the default device.
+    """Read a pytree written by `save_arrays`, of the structure of `target`, onto the default device, or onto all of the
+    mesh that is set.
 
     Raises:
         InputError: If the device, the memory or the disk fails, and if the arrays are damaged.
@@ -48,7 +49,8 @@ def load_arrays(path: Path, target: Any) -> Any:
     target = on_default_device(target)
     try:
         with faults(f"read {path}"), quiet(*ORBAX), ocp.StandardCheckpointer(**_alone()) as checkpointer:
-            return checkpointer.restore(path.absolute(), target)
+            found = checkpointer.restore(path.absolute(), target)
+        return own(found) if free_axes() else found
     except InputError:
         raise
     except Exception as error:  # orbax raises a plain Exception for arrays it cannot read

@@ -63,6 +63,10 @@ class Stream(abc.ABC):
         return np.stack([self.read(int(i), int(i) + 1)[0] for i in index]) if index.size else self.read(0, 0)
 
 
+# What is read or in memory.
+Examples = np.ndarray | Stream
+
+
 class File(Stream):
     """Numbers one after the other in a file, from some byte on; read, not mapped, so that they take no memory."""
 

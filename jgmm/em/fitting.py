@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from jgmm.covariance.base import Family, Scales, identity_of
 from jgmm.covariance.prior import Floor, Prior, as_arrays
-from jgmm.data.streams import Stream, stream
+from jgmm.data.streams import Chosen, Stream, stream
 from jgmm.em.initializers import mean_and_variance
 from jgmm.em.loop import SOME, SOME_STREAM, EMState, check_enough, check_lengths, check_prior, run_em
 from jgmm.em.missing import with_missing
@@ -21,7 +21,7 @@ from jgmm.em.scales import check_scalable, with_scales
 from jgmm.em.small.families import Arithmetic
 from jgmm.em.small.loop import clustering_units, fit_small, small_arithmetic
 from jgmm.em.steps import ROWS
-from jgmm.em.streamed import ELEMENTS, on_disk
+from jgmm.em.streamed import on_disk
 from jgmm.encoder.base import Encoder, encode_with_residual
 from jgmm.encoder.identity import Identity
 from jgmm.encoder.standardize import Standardize, on_host, robust
@@ -297,10 +297,10 @@ def _streamed(x: Stream, sample_weight: ArrayLike | None, asked: int | None) -> 
         check(weight.shape == x.shape[:1], f"sample_weight must have shape {x.shape[:1]}, got {weight.shape}.")
         check(bool((weight >= 0).all()) and bool((weight > 0).any()), "sample_weight must be from 0, and not all 0.")
         check(bool(np.isfinite(weight.sum(dtype=np.float64))), "sample_weight must be finite.")
-    size = max(1, ELEMENTS // x.shape[1])
-    for start in range(0, len(x), size):
-        finite = np.isfinite(x.read(start, min(start + size, len(x)))).all()
-        check(bool(finite), "x must be finite, it has NaN or infinite values.")
+        counted = np.flatnonzero(weight > 0)
+        x, weight = (x, weight) if len(counted) == len(x) else (Chosen(x, counted), weight[counted])
+    for piece in x.pieces():
+        check(bool(np.isfinite(piece).all()), "x must be finite, it has NaN or infinite values.")
     return on_disk(x, weight, dtype, asked)
 
 

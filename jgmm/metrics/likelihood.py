@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray, UInt8
+from jaxtyping import Array, Float, PRNGKeyArray
 from numpy.typing import DTypeLike
 
 from jgmm.data.images import STEP, to_features
+from jgmm.data.streams import Examples
 from jgmm.errors import check
 from jgmm.mixture import GMM
 from jgmm.numerics.chunking import map_chunks
@@ -32,7 +33,7 @@ class Scores(NamedTuple):
     responsibilities: np.ndarray
 
 
-def scores(source: Source, pixels: np.ndarray, *, chunk_size: int = ROWS) -> Scores:
+def scores(source: Source, pixels: Examples, *, chunk_size: int = ROWS) -> Scores:
     """The scores of images [N, ...], uint8 or floating point as `jgmm.data.to_features` takes them.
 
     Raises:
@@ -43,16 +44,14 @@ def scores(source: Source, pixels: np.ndarray, *, chunk_size: int = ROWS) -> Sco
 
 
 def log_probs(
-    source: Source, pixels: np.ndarray, *, key: PRNGKeyArray | None = None, chunk_size: int = ROWS
+    source: Source, pixels: Examples, *, key: PRNGKeyArray | None = None, chunk_size: int = ROWS
 ) -> np.ndarray:
     """The log-density of images in pixel units alone; of images with uniform noise as wide as an 8-bit step if a key is
     given. Raises InputError as `scores`."""
     return np.concatenate([part for (part,) in _in_chunks(source, pixels, _log_prob, key, chunk_size)])
 
 
-def bits_per_dim(
-    key: PRNGKeyArray, source: Source, pixels: UInt8[np.ndarray, "n ..."], *, chunk_size: int = ROWS
-) -> float:
+def bits_per_dim(key: PRNGKeyArray, source: Source, pixels: Examples, *, chunk_size: int = ROWS) -> float:
     """Bits per dimension of 8-bit images, by uniform dequantization, one draw of the noise an image.
 
         −[E_u log p(x + u) + D log δ] / (D log 2),   u uniform on the cell of side δ = 1/127.5 around each 8-bit value
@@ -81,7 +80,7 @@ def dequantization_noise(key: PRNGKeyArray, shape: tuple[int, int], dtype: Any) 
 
 
 def feature_chunks(
-    pixels: np.ndarray, dtype: DTypeLike, key: PRNGKeyArray | None = None, chunk_size: int = ROWS
+    pixels: Examples, dtype: DTypeLike, key: PRNGKeyArray | None = None, chunk_size: int = ROWS
 ) -> Iterator[tuple[Array, int]]:
     """Images as rows of features, a chunk of one compiled shape at a time, and how many of its rows are images; with
     dequantization noise if a key is given."""
@@ -107,7 +106,7 @@ def _scores(source: Source, x: Array) -> tuple[Array, Array]:
 
 
 def _in_chunks(
-    source: Source, pixels: np.ndarray, f: Callable[..., tuple], key: PRNGKeyArray | None, chunk_size: int
+    source: Source, pixels: Examples, f: Callable[..., tuple], key: PRNGKeyArray | None, chunk_size: int
 ) -> list[tuple[np.ndarray, ...]]:
     """f of the images without normalization."""
     check(len(pixels) > 0, "there are no images to evaluate.")
