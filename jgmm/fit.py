@@ -21,7 +21,8 @@ def main(args: Sequence[str] | None = None) -> None:
 
     from jgmm.checkpoint.lock import locked
     from jgmm.commands import fitting
-    from jgmm.numerics.sharding import join, on_devices
+    from jgmm.numerics.processes import join
+    from jgmm.numerics.sharding import on_devices
 
     if options.distributed:
         join()

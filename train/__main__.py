@@ -14,10 +14,10 @@ def main(args: Sequence[str] | None = None) -> None:
     options = config.parse(args)
     options.check()
 
-    from jgmm.numerics import sharding
+    from jgmm.numerics import processes
 
     if options.distributed:
-        sharding.join()
+        processes.join()
 
     import jax
 

@@ -15,7 +15,8 @@ from jaxtyping import Array
 from jgmm.checkpoint.files import faults, first_line
 from jgmm.errors import InputError, check
 from jgmm.numerics.devices import default_device
-from jgmm.numerics.sharding import free_axes, own, to_host
+from jgmm.numerics.processes import own, to_host
+from jgmm.numerics.sharding import free_axes
 
 # A read or write that fails is raised; the other ones in flight would log theirs, with tracebacks.
 ORBAX = ("absl", "asyncio")

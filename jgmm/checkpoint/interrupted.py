@@ -30,7 +30,8 @@ from jgmm.em.loop import EMState
 from jgmm.encoder.pca import PCA, Spectrum
 from jgmm.errors import check
 from jgmm.mixture import GMM
-from jgmm.numerics.sharding import free_axes, to_host
+from jgmm.numerics.processes import to_host
+from jgmm.numerics.sharding import free_axes
 
 # Saving may take this share of the time of a fit.
 SHARE = 0.05

@@ -28,7 +28,8 @@ from jgmm.encoder.pca import PCA, Spectrum, fit_pca
 from jgmm.encoder.rotated import RotatedPCA
 from jgmm.errors import check
 from jgmm.metrics.likelihood import feature_chunks
-from jgmm.numerics.sharding import free_axes, over_processes
+from jgmm.numerics.processes import over_processes
+from jgmm.numerics.sharding import free_axes
 from jgmm.registry import BASES, COVARIANCES, PRIORS
 
 # Streams of random numbers, folded into the seed.

@@ -42,7 +42,8 @@ from jgmm.em.streamed import on_disk as streamed
 from jgmm.encoder.pca import Spectrum
 from jgmm.errors import Fault, InputError, check
 from jgmm.mixture import GMM
-from jgmm.numerics.sharding import free_axes, on_own_devices, own, wait
+from jgmm.numerics.processes import on_own_devices, own, wait
+from jgmm.numerics.sharding import free_axes
 from jgmm.source import Source, normalize, unnormalized
 
 METRICS = "metrics.jsonl"

@@ -24,7 +24,7 @@ from jgmm.encoder.pca import Spectrum
 from jgmm.figures import fits, images
 from jgmm.metrics.likelihood import log_probs, mean_log_prob, to_bits
 from jgmm.mixture import GMM
-from jgmm.numerics.sharding import of_all, over_processes
+from jgmm.numerics.processes import of_all, over_processes
 from jgmm.product.mixture import ProductMixture
 from jgmm.source import Source, normalize, pixel_moments
 

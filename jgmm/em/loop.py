@@ -19,7 +19,8 @@ from jgmm.em.screening import no_bounds
 from jgmm.em.steps import DEAD, Step, em_step, from_beginning, in_family, objective
 from jgmm.errors import InputError, check, check_count, check_number, short
 from jgmm.mixture import GMM
-from jgmm.numerics.sharding import free_axes, own, placed
+from jgmm.numerics.processes import own
+from jgmm.numerics.sharding import free_axes, placed
 from jgmm.numerics.summation import CompensatedSum
 from jgmm.numerics.typing import ArrayLike
 

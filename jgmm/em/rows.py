@@ -19,20 +19,9 @@ from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 from jgmm.encoder.base import Encoder
 from jgmm.errors import check
 from jgmm.numerics.chunking import fold_chunks, sum_chunks
+from jgmm.numerics.processes import of_all, to_host
 from jgmm.numerics.pytree import pytree, zeros_of
-from jgmm.numerics.sharding import (
-    ROWS,
-    added,
-    at,
-    cut,
-    free_axes,
-    n_parts,
-    of_all,
-    on_every,
-    padded_length,
-    spread_rows,
-    to_host,
-)
+from jgmm.numerics.sharding import ROWS, added, at, cut, free_axes, n_parts, on_every, padded_length, spread_rows
 
 # A pytree of arrays that adds, with all zeros for its zero.
 S = TypeVar("S", bound=Any)

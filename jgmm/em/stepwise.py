@@ -33,8 +33,8 @@ from jgmm.encoder.standardize import robust
 from jgmm.errors import check, check_count, check_number
 from jgmm.mixture import GMM
 from jgmm.numerics.arguments import as_key, check_kind
+from jgmm.numerics.processes import of_all, over_processes
 from jgmm.numerics.pytree import pytree
-from jgmm.numerics.sharding import of_all, over_processes
 from jgmm.numerics.summation import CompensatedSum
 from jgmm.numerics.typing import ArrayLike
 

@@ -16,8 +16,9 @@ from jgmm.em.rows import Rows, drawn, encoded
 from jgmm.encoder.base import Encoder
 from jgmm.encoder.identity import Identity
 from jgmm.errors import check
+from jgmm.numerics.processes import of_all
 from jgmm.numerics.pytree import pytree, zeros_of
-from jgmm.numerics.sharding import COMPONENTS, ROWS, added, free_axes, n_parts, of_all, on_every
+from jgmm.numerics.sharding import COMPONENTS, ROWS, added, free_axes, n_parts, on_every
 
 # About this many numbers of a chunk, and the fewest rows.
 ELEMENTS, LEAST = 2**22, 256

@@ -23,7 +23,7 @@ import numpy as np
 from jaxtyping import Float, Int, Real
 
 from jgmm.errors import InputError, check, short
-from jgmm.numerics.sharding import over_processes
+from jgmm.numerics.processes import over_processes
 
 # Directions with less than this share of the largest variance count as having none: below it neither the
 # eigenvalues of a float64 covariance nor float32 codes carry digits.

@@ -8,7 +8,6 @@ device.
 
 import dataclasses
 import math
-import os
 import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -17,30 +16,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int
 
-from jgmm.errors import InputError, check, check_count, short
+from jgmm.errors import check, check_count, short
 from jgmm.numerics.pytree import Additive
 
 ROWS, COMPONENTS = "data", "component"
-
-
-def join() -> None:
-    """Join the other processes: on TPU pods and under SLURM or MPI they find each other, elsewhere by
-    $JAX_COORDINATOR_ADDRESS, $JAX_NUM_PROCESSES and $JAX_PROCESS_ID. Raises InputError if none are found."""
-    count, number = (os.environ.get(f"JAX_{name}") for name in ("NUM_PROCESSES", "PROCESS_ID"))
-    try:
-        if count is None or number is None:
-            jax.distributed.initialize()
-        else:
-            jax.distributed.initialize(num_processes=int(count), process_id=int(number))
-    except (ValueError, RuntimeError) as error:
-        raise InputError(
-            f"--distributed found no other processes to join ({error}): outside a TPU pod, SLURM or MPI set "
-            "JAX_COORDINATOR_ADDRESS=HOST:PORT, JAX_NUM_PROCESSES and JAX_PROCESS_ID, from 0."
-        ) from error
 
 
 def mesh(component: int = 1, data: int | None = None) -> Mesh:
@@ -87,21 +69,6 @@ def on_devices(asked: str | None) -> AbstractContextManager[Any]:
     if asked is None and not several:
         return nullcontext()
     return jax.set_mesh(mesh() if asked is None else mesh_of(asked))
-
-
-def on_own_devices() -> AbstractContextManager[Any]:
-    """In this context a process works on its own devices, where there are several processes."""
-    if jax.process_count() == 1:
-        return nullcontext()
-    devices = jax.local_devices()
-    shape = (len(devices), 1)
-    return jax.set_mesh(jax.make_mesh(shape, (ROWS, COMPONENTS), axis_types=(AxisType.Auto,) * 2, devices=devices))
-
-
-def wait(name: str) -> None:
-    """Wait until all processes have come here; `name` says where."""
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)
 
 
 def n_parts(axis: str) -> int:
@@ -250,37 +217,6 @@ def spread_rows(rows: np.ndarray | Array) -> Array:
     """The rows of all processes, one after the other, cut over the mesh at hand; every process brings as many of its
     own as any other, and they are cut evenly."""
     return jax.make_array_from_process_local_data(over_rows(jax.sharding.get_mesh()), np.asarray(rows))
-
-
-def to_host(x: Any) -> np.ndarray:
-    """An array that may be cut along its first axis over the devices of all processes, on every host; on no device."""
-    if not isinstance(x, jax.Array) or x.is_fully_addressable or x.is_fully_replicated:
-        return np.asarray(x)
-    parts = {s.index[0].start or 0: s.data for s in x.addressable_shards}
-    here = np.concatenate([np.asarray(parts[start]) for start in sorted(parts)])
-    return here if len(here) == len(x) else of_all(here)
-
-
-def over_processes(x: np.ndarray) -> np.ndarray:
-    """The sum of an array of every process, in its own dtype."""
-    return x if jax.process_count() == 1 else of_all(np.asarray(x)[None]).sum(axis=0)
-
-
-def own(tree: Any) -> Any:
-    """A tree of arrays on the devices of this process."""
-    return jax.tree.map(lambda leaf: jnp.asarray(to_host(leaf)), tree)
-
-
-def of_all(x: np.ndarray) -> np.ndarray:
-    """Arrays of all processes, one after the other along their first axis; to the last bit."""
-    if jax.process_count() == 1:
-        return x
-    lengths = np.ravel(multihost_utils.process_allgather(np.array(len(x))))
-    padded = np.zeros((lengths.max(), *x.shape[1:]), x.dtype)
-    padded[: len(x)] = x
-    words = multihost_utils.process_allgather(padded.reshape(-1).view(np.uint8))
-    parts = np.asarray(words).view(x.dtype).reshape(-1, *padded.shape)
-    return np.concatenate([part[:n] for part, n in zip(parts, lengths, strict=True)])
 
 
 def of_state(devices: Mesh, state: Any, fsdp: bool) -> Any:

@@ -8,7 +8,8 @@ import pytest
 from jgmm.errors import InputError
 from jgmm.numerics.chunking import map_chunks, sum_chunks
 from jgmm.numerics.linalg import grouped_matvec
-from jgmm.numerics.sharding import at, map_components, mesh, mesh_of, n_parts, taken, to_host
+from jgmm.numerics.processes import to_host
+from jgmm.numerics.sharding import at, map_components, mesh, mesh_of, n_parts, taken
 from jgmm.numerics.summation import CompensatedSum
 
 
