@@ -38,7 +38,8 @@ def main(args: Sequence[str] | None = None) -> None:
             options = fitting.check_resumed(kept, cli.parse(Options, prog=PROG, args=args, default=kept))
             options.check()
         jax.config.update("jax_enable_x64", options.dtype == "float64")
-        with jax.default_matmul_precision(options.precision), on_devices(options.mesh):
+        one = options.blocks is not None and options.mesh is None  # on which products of block mixtures are fitted
+        with jax.default_matmul_precision(options.precision), nullcontext() if one else on_devices(options.mesh):
             fitting.run(options)
 
 

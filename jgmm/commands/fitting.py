@@ -76,7 +76,7 @@ def run(options: Options) -> None:
         _go_on(options, data, before, start, begun)
     except KeyboardInterrupt:
         if options.minibatch is not None:
-            InterruptedFit(folder).remove()
+            _withdraw(folder, InterruptedFit(folder))
             raise
         print(f"stopped; go on with: python -m jgmm.fit --out {folder} --resume", flush=True)
         raise

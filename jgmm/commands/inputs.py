@@ -1,5 +1,6 @@
 """What commands are given: data and runs, and what is refused before anything is written."""
 
+import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -65,7 +66,9 @@ def prepare(options: Common, k: int) -> Data:
     say_remark(images)
     digest = images.sha256
     if options.weights is not None:
-        images = _weighed(images, arrays.load_weights(options.weights, len(images)))
+        weight = arrays.load_weights(options.weights, len(images))
+        images = _weighed(images, weight)
+        digest = hashlib.sha256(digest.encode() + weight.tobytes()).hexdigest()
     order = np.random.default_rng(options.seed).permutation(len(images))
     n_held_out = round(options.holdout * len(images))
     check(

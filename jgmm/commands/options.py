@@ -215,6 +215,7 @@ class Options(Common, _Mixture):
             "--minibatch begins from its first batch and cannot go on: leave --blocks, --resume, --init-from and "
             "--n-init out.",
         )
+        check(self.blocks is None or not self.distributed, "--blocks fits on one device: leave --distributed out.")
         check(self.minibatch is None or self.minibatch >= self.k, f"--minibatch must be at least --k {self.k}.")
         for n in self.classes:
             check_count("--classes", n, most=MOST)
