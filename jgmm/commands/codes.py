@@ -49,19 +49,19 @@ class Codes(NamedTuple):
         encoder: Between pixels and codes.
         spectrum: What its PCA found, if there was one.
         values: The codes of the training images: an array, or a stream where the images are one.
-        weight: How often each counts; None for once.
         offset: What to add to their mean log-density for that of the pixels, nats per image.
         noisy: Whether the images had noise as wide as an 8-bit step.
         n_blocks: The number of blocks of an image that have components of their own.
+        weight: How often each image counts; None for once.
     """
 
     encoder: Encoder
     spectrum: Spectrum | None
     values: Any
-    weight: np.ndarray | None
     offset: float
     noisy: bool
     n_blocks: int = 1
+    weight: np.ndarray | None = None
 
     def nats(self, objective: float) -> float:
         """Nats an image of an objective in nats a row of what EM is fitted to."""
@@ -170,7 +170,7 @@ def to_codes(
             start += len(z)
     found: Any = values if free_axes() else jnp.asarray(values)
     found = File(scratch, 0, shape, values.dtype) if scratch and on_disk else found
-    return Codes(encoder, spectrum, found, images.weight, _offset(encoder, kept), _noisy(options, images))
+    return Codes(encoder, spectrum, found, _offset(encoder, kept), _noisy(options, images), weight=images.weight)
 
 
 def _noisy(options: Common, images: Images) -> bool:

@@ -21,7 +21,7 @@ from jgmm.covariance.base import Covariance
 from jgmm.data.streams import Stream
 from jgmm.encoder.base import Encoder
 from jgmm.encoder.scatter import RESOLUTION, scatter_of
-from jgmm.errors import check, check_count, check_number, short
+from jgmm.errors import InputError, check, check_count, check_number, short
 from jgmm.numerics.arguments import check_kind, check_table
 from jgmm.numerics.linalg import matmul
 from jgmm.numerics.pytree import pytree
@@ -128,7 +128,7 @@ def fit_pca(
     x: Any,
     n_components: int | None = None,
     *,
-    weight: Float[np.ndarray, " n"] | None = None,
+    weight: Any = None,
     residual: str | Callable[[np.ndarray], np.ndarray | None] = "spectrum",
     scale: float = 1.0,
     shift: float = 0.0,
@@ -159,6 +159,7 @@ def fit_pca(
     """
     x = x if isinstance(x, Stream) else check_table("x", x)
     n, p = len(x), int(np.prod(x.shape[1:]))
+    weight = None if weight is None else _checked(weight, n)
     if n_components is not None:
         n_components = check_count("n_components", n_components, most=min(n, p))
     for name, value in {"scale": scale, "shift": shift}.items():
@@ -188,6 +189,18 @@ def fit_pca(
         n_codes,
     )
     return pca, Spectrum(variances, rank, floor, n_codes)
+
+
+def _checked(weight: Any, n: int) -> np.ndarray:
+    """How often n rows count. Raises InputError for anything else."""
+    try:
+        often = np.asarray(weight, np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"weight must be {n} numbers, got {short(weight)}.") from error
+    check(often.shape == (n,), f"weight must be {n} numbers, got {short(weight)}.")
+    positive = bool(np.isfinite(often).all()) and bool((often >= 0).all()) and bool((often > 0).any())
+    check(positive, "weight must be numbers from 0, and not all 0.")
+    return often
 
 
 def _is_single_or_double(dtype: Any) -> bool:
