@@ -166,6 +166,11 @@ class Covariance(abc.ABC):
         """The inverse of `parameter`. Raises InputError for a wrong shape, and for a family that has none."""
         raise InputError(f"{cls.__name__} has no parameters in scikit-learn's form: make one by its constructor.")
 
+    def squares(self, x: Float[Array, "k d"], weights: Float[Array, " k"]) -> Array:
+        """w_k x_k x_kᵀ in the family's shape, one row for every component. A family overrides this where the moments of
+        K rows for all K cost more than that."""
+        return self.moments(x, jnp.diag(weights), jnp.zeros_like(x))
+
     def pooled_moments(self, x: Float[Array, "n d"], r: Float[Array, "n k"], means: Float[Array, "k d"]) -> Array:
         """Σ_k of `moments`, its axis kept with length 1. A family overrides this where the sum is cheaper."""
         return self.moments(x, r, means).sum(axis=0, keepdims=True)

@@ -97,6 +97,9 @@ class Full(Covariance):
 
         return map_components(component, (means, r.T), x)
 
+    def squares(self, x: Float[Array, "k d"], weights: Float[Array, " k"]) -> Array:
+        return (weights[:, None] * x)[:, :, None] * x[:, None, :]
+
     def pooled_moments(self, x: Float[Array, "n d"], r: Float[Array, "n k"], means: Float[Array, "k d"]) -> Array:
         # With m_n = Σ_k r_nk μ_k / s_n and s_n = Σ_k r_nk:  Σ_nk r_nk (x_n − μ_k)(x_n − μ_k)ᵀ
         #   = Σ_n s_n (x_n − m_n)(x_n − m_n)ᵀ + ½ Σ_kl G_kl (μ_k − μ_l)(μ_k − μ_l)ᵀ,  G_kl = Σ_n r_nk r_nl / s_n:

@@ -89,11 +89,9 @@ def m_step(gmm: GMM, statistics: Statistics, prior: Prior, floor: Floor, rows: F
     shift = pulled / jnp.maximum(counts + prior.mean_strength, tiny)[:, None]
     # Moments were taken about the old means. Those about x̄_k, δ_k from there, are less by n_k δ_k δ_kᵀ; those about μ_k
     # are more than these by n_k (x̄_k − μ_k)(x̄_k − μ_k)ᵀ, and the prior adds the like of its mean.
-    zero = jnp.zeros_like(shift)
-    taken = gmm.covariance.moments(to_mean, jnp.diag(counts), zero)
-    apart = jnp.concatenate([to_mean - shift, from_prior - shift])
-    weights = jnp.concatenate([jnp.diag(counts), jnp.diag(jnp.full_like(counts, prior.mean_strength))])
-    added = gmm.covariance.moments(apart, weights, zero)
+    taken = gmm.covariance.squares(to_mean, counts)
+    added = gmm.covariance.squares(to_mean - shift, counts)
+    added += gmm.covariance.squares(from_prior - shift, jnp.full_like(counts, prior.mean_strength))
     covariance = gmm.covariance.update(statistics.second - taken + added, rows, prior, floor)
     return by_component(GMM(jnp.log(rows) - jnp.log(rows.sum()), gmm.means + shift, covariance), gmm.k)
 

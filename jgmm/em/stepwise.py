@@ -289,7 +289,7 @@ def _advanced(state: Stepwise, x: RowsInMemory, power: Float[Array, ""]) -> Step
 
 def _about(covariance: Covariance, means: Means, shift: Float[Array, "k d"]) -> Means:
     """The same statistics about means that lie `shift` further: of x̄ − μ = a, n a aᵀ becomes n (a − δ)(a − δ)ᵀ."""
-    counts, zero = means.counts, jnp.zeros_like(shift)
+    counts = means.counts
     off = means.first / jnp.where(counts > 0, counts, 1)[:, None]
-    old, new = (covariance.moments(a, jnp.diag(counts), zero) for a in (off, off - shift))
+    old, new = (covariance.squares(a, counts) for a in (off, off - shift))
     return Means(counts, means.first - counts[:, None] * shift, means.second - old + new)
