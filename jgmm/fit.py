@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 
 from jgmm.commands import cli
 from jgmm.commands.options import Options
@@ -21,17 +21,18 @@ def main(args: Sequence[str] | None = None) -> None:
 
     from jgmm.checkpoint.lock import locked
     from jgmm.commands import fitting
-    from jgmm.numerics.processes import join
+    from jgmm.numerics.processes import first_decides, join
     from jgmm.numerics.sharding import on_devices
 
     if options.distributed:
         join()
+    cli.compile_once()
     first = jax.process_index() == 0
     if not first:  # which speaks for all
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
 
-    cli.compile_once()
-    with locked(options.run_folder) if first else nullcontext():
+    with ExitStack() as held:
+        first_decides(lambda: held.enter_context(locked(options.run_folder)))
         if options.resume:
             kept = fitting.options_to_resume(options.run_folder)
             # Parsed again with the options of the run as defaults, a flag that is given and differs shows.

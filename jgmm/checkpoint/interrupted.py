@@ -141,7 +141,8 @@ class InterruptedFit:
         arrays = self._load(states[-1].name, sha256, target)
         prior = Prior(**arrays["prior"]) if kept else prior
         best = state_of(arrays["best"], numbers["best"], prior) if numbers["best"] else None
-        return replace(state_of(arrays["gmm"], numbers, prior), bounds=arrays.get("bounds"), best=best), mark
+        bounds = None if free_axes() else arrays.get("bounds")
+        return replace(state_of(arrays["gmm"], numbers, prior), bounds=bounds, best=best), mark
 
     def remove(self) -> None:
         """The fit is finished: forget how it got there."""

@@ -125,6 +125,7 @@ def _learned(
 ) -> RotatedPCA:
     """An encoder whose axes, block by block, are those that clusters of images have in common."""
     d, p = start.n_codes, int(np.prod(train.shape))
+    check(not train.on_disk, "--basis learned sees all images at once: choose another basis, or --stream never.")
     check(d == p, f"only {d} of {p} directions have variance, and no blocks to learn axes of: choose --basis cosine.")
     turns = interrupted.load_turns(options.dtype) if interrupted else None
     if turns is None:
@@ -159,14 +160,15 @@ def to_codes(
     shape, on_disk = (len(images), encoder.n_codes), images.on_disk and scratch is not None
     values = np.empty((0, shape[1]) if on_disk else shape, options.dtype)
     pieces, start = _pieces(options, images, encoder), 0
-    with faults(f"write {scratch}"), open(scratch, "wb") if scratch and on_disk else nullcontext() as file:
+    with open(scratch, "wb") if scratch and on_disk else nullcontext() as file:
         kept = []
         for z, often, log_residual in pieces:
             kept.append((often @ log_residual, often.sum()))
             if file is None:
                 values[start : start + len(z)] = z
             else:
-                z.tofile(file)
+                with faults(f"write {scratch}"):
+                    z.tofile(file)
             start += len(z)
     found: Any = values if free_axes() else jnp.asarray(values)
     found = File(scratch, 0, shape, values.dtype) if scratch and on_disk else found

@@ -35,14 +35,14 @@ from jgmm.commands.summary import draw_pictures, mean_of_codes, show, summarize
 from jgmm.covariance.prior import Prior, as_arrays
 from jgmm.data.streams import Stream
 from jgmm.em.loop import EMState, run_em
-from jgmm.em.rows import Rows, on_mesh
+from jgmm.em.rows import Rows, RowsInMemory, on_mesh
 from jgmm.em.scales import with_scales
 from jgmm.em.stepwise import run_stepwise
 from jgmm.em.streamed import on_disk as streamed
 from jgmm.encoder.pca import Spectrum
 from jgmm.errors import Fault, InputError, check
 from jgmm.mixture import GMM
-from jgmm.numerics.processes import on_own_devices, own, wait
+from jgmm.numerics.processes import first_decides, on_own_devices, own, wait
 from jgmm.numerics.sharding import free_axes
 from jgmm.source import Source, normalize, unnormalized
 
@@ -60,9 +60,8 @@ def run(options: Options) -> None:
     begun = time.perf_counter()
     folder = options.run_folder
     family_of(options)  # which must be one
-    if not options.resume and jax.process_index() == 0:
-        check_free(folder)
-    wait("the run folder is free")
+    if not options.resume:
+        first_decides(lambda: check_free(folder))
     before = load_source(folder) if (folder / CONFIG).exists() else None
     data = prepare(options, options.k)
     check_data(options, data)
@@ -177,7 +176,8 @@ def finish(
     state, encoder = found.state, codes.encoder
     mixture: Any = found.gmm
     history = [codes.nats(objective) for objective in state.history]
-    of_codes = None if options.blocks is not None else mean_of_codes(found.gmm, rows)
+    plain = options.blocks is None and codes.noisy
+    of_codes = mean_of_codes(found.gmm, rows) if plain else None
     with on_own_devices():
         if jax.process_count() > 1:
             mixture, encoder = own(mixture), own(encoder)
@@ -273,7 +273,8 @@ def _resumed(options: Options, task: Task, before: Source | None, interrupted: I
         return Point(None, Mark())
     x, family, asked = task.rows, family_of(options), task.options["prior"]
     prior = asked if isinstance(asked, Prior) else Prior()
-    kept = interrupted.load(options.k, x.shape, family, x.dtype, prior)
+    n = x.alike or x.shape[0] if isinstance(x, RowsInMemory) else x.shape[0]
+    kept = interrupted.load(options.k, (n, x.shape[1]), family, x.dtype, prior)
     if kept is None and before is not None:
         config = read_config(options.run_folder)
         prior = _kept_prior(options.run_folder, config) or prior

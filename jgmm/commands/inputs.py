@@ -17,6 +17,7 @@ from jgmm.data import Images, arrays, load
 from jgmm.data.resize import resize
 from jgmm.encoder.bases import block_of
 from jgmm.errors import check
+from jgmm.numerics.processes import of_all, over_processes
 from jgmm.product.mixture import ProductMixture
 from jgmm.registry import BASES
 from jgmm.source import Source
@@ -183,9 +184,10 @@ def check_data(options: Common, data: Data) -> None:
         basis_of(options, data.train.shape)
     bound = min(data.n_train, d)
     check(n is None or n <= bound, f"--n-pca must be at most min(N, D) = {bound}, got {n}.")
-    first = data.train.pixels[:1]
+    first = of_all(np.asarray(data.train.pixels[:1]))[:1]
     varies = any(bool((piece != first).any()) for piece in data.train.pieces())
-    check(varies, "the data are constant: every example is the same, there is nothing to fit.")
+    several = bool(over_processes(np.array(int(varies))) > 0)
+    check(several, "the data are constant: every example is the same, there is nothing to fit.")
 
 
 def is_local(options: Common, shape: tuple[int, ...]) -> bool:

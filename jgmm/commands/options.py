@@ -158,10 +158,9 @@ class Common:
         )
         check_share("--holdout", self.holdout)
         check(
-            not self.distributed or self.basis != "learned",
-            "--basis learned sees all images at once: leave --distributed out, or choose another basis.",
+            self.basis != "learned" or (not self.distributed and self.weights is None and self.stream != "always"),
+            "--basis learned sees all images at once: leave --distributed, --weights and --stream out.",
         )
-        check(self.stream != "always" or self.data is not None, "--stream is of --data: name what to stream.")
         check_seed("--seed", self.seed)
         check_one_source(self)
 
@@ -194,8 +193,8 @@ class Options(Common, _Mixture):
     resume: bool = False
     """Go on with the interrupted fit in the run folder."""
     minibatch: int | None = None
-    """Learn from so many examples at a time, by stepwise EM; --max-iter counts passes over all of them [default: every
-    iteration sees all examples]."""
+    """Learn from so many examples at a time, by stepwise EM; --max-iter counts passes over all of them, and --min-count
+    and --chunk-size say nothing [default: every iteration sees all examples]."""
     init_from: Path | None = None
     """Start from the mixture, and the principal components, of another run folder."""
 
@@ -209,6 +208,8 @@ class Options(Common, _Mixture):
         super().check()
         check_names(self, covariance_type=COVARIANCES)
         check_counts(self, k=1, rank=1, scales=1, blocks=1, minibatch=1)
+        named = self.stream != "always" or self.data is not None or self.resume
+        check(named, "--stream is of --data: name what to stream.")
         whole = self.blocks is None and not self.resume and self.init_from is None and self.n_init == 1
         check(
             self.minibatch is None or whole,
@@ -249,7 +250,7 @@ class Options(Common, _Mixture):
         """The inverse of `to_json`."""
         paths = ("out", "data", "data_dir", "init_from", "weights")
         before: dict[str, Any] = {"pixels": "raw", "basis": "pca", "prior": "data", "min_count": 0.0}
-        before |= {"scatter": "sample", "symmetric": False}
+        before |= {"scatter": "sample", "symmetric": False, "stream": "never"}
         values = before | values  # versions before these options did as they say
         values["classes"] = tuple(values.get("classes", ()))
         typed: dict[str, Any] = {n: Path(v) if n in paths and v is not None else v for n, v in values.items()}
@@ -258,7 +259,7 @@ class Options(Common, _Mixture):
     def difference(self, other: "Options", finished: bool) -> str | None:
         """The first flag on which two sets of options differ, apart from those that change nothing of what EM has done:
         places, what is done with the mixture in the end, and the length of the start that it is in."""
-        free = {"out", "data", "data_dir", "stream", "weights", "normalize", "n_stat_samples", "batch_size"}
+        free = {"out", "data", "data_dir", "weights", "normalize", "n_stat_samples", "batch_size"}
         free |= {"mesh", "distributed"}
         free |= {"max_iter", "tol"} if finished or self.n_init == 1 else set()
         ours, theirs = self.to_json(), other.to_json()

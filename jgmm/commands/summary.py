@@ -202,10 +202,11 @@ def show(summary: dict[str, Any], folder: Path, pictures: list[Path]) -> None:
     print(
         f"smallest component: {summary['smallest_component']:.1f} {rows}; {summary['revived']} were given a new place"
     )
-    print(
-        f"responsibilities that took part: {summary['pairs']:.2f} {one}; "
-        f"the others sum to at most {summary['dropped']:.0e} of one"
-    )
+    if summary["pairs"] > 0:
+        print(
+            f"responsibilities that took part: {summary['pairs']:.2f} {one}; "
+            f"the others sum to at most {summary['dropped']:.0e} of one"
+        )
     if summary["seconds_per_iteration"] is not None:
         print(
             f"seconds per iteration: {summary['seconds_per_iteration']:.3f} (median), "

@@ -8,7 +8,7 @@ import numpy as np
 from jgmm.checkpoint.files import reading
 from jgmm.data.images import Images
 from jgmm.data.pixels import Judged, judge
-from jgmm.data.streams import ENDINGS, File, Mapped, stream
+from jgmm.data.streams import ENDINGS, Mapped, stream
 from jgmm.errors import InputError, check, fault
 
 KEYS = ("pixels", "images", "x", "data", "arr_0")
@@ -99,7 +99,10 @@ def load_weights(path: Path, n: int) -> np.ndarray:
     with reading(path):
         there = path.is_file() and path.suffix == ".npy"
     check(there, f"no .npy file at {path}: expected one of {n} numbers, how often each example counts.")
-    weight = File.of_npy(path)[:]
+    try:
+        weight = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise InputError(f"{path} is no .npy file of numbers: {error}.") from error
     numbers = np.issubdtype(weight.dtype, np.number) and not np.iscomplexobj(weight)
     check(numbers and weight.shape == (n,), f"{path} must hold {n} numbers, got {weight.dtype} {list(weight.shape)}.")
     weight = weight.astype(np.float64)

@@ -22,6 +22,8 @@ from jgmm.errors import InputError, check, fault, short
 
 # About this many numbers are taken at a time.
 PIECE = 2**22
+# Chosen rows are read one by one where they are so many times as far apart as there are of them.
+SPAN = 16
 ENDINGS = (".npy", ".zarr", ".parquet", ".array_record", ".arrayrecord")
 
 
@@ -71,7 +73,8 @@ class File(Stream):
     """Numbers one after the other in a file, from some byte on; read, not mapped, so that they take no memory."""
 
     def __init__(self, path: str | os.PathLike, offset: int, shape: tuple[int, ...], dtype: np.dtype):
-        self.path, self.offset, self.shape, self.dtype = Path(path), offset, shape, np.dtype(dtype)
+        self.path, self.offset, self.shape, self.written = Path(path), offset, shape, np.dtype(dtype)
+        self.dtype = self.written.newbyteorder("=")
         # Open as long as the stream is.
         self.file = open(self.path, "rb", buffering=0)  # noqa: SIM115
 
@@ -94,14 +97,14 @@ class File(Stream):
         return cls(path, offset, shape, dtype)
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        rows = np.empty((max(stop - start, 0), *self.shape[1:]), self.dtype)
+        rows = np.empty((max(stop - start, 0), *self.shape[1:]), self.written)
         view, each = rows.reshape(-1).view(np.uint8).data, int(np.prod(self.shape[1:])) * self.dtype.itemsize
         place, done = self.offset + start * each, 0
         while done < len(view):
             n = os.preadv(self.file.fileno(), [view[done : done + 2**30]], place + done)
             check(n > 0, f"{self.path} ends before row {stop}: it has become shorter.")
             done += n
-        return rows
+        return rows.astype(self.dtype, copy=False)
 
 
 class Sliced(Stream):
@@ -150,6 +153,8 @@ class Chosen(Stream):
         if len(rows) == 0:
             return self.stream.read(0, 0)
         first = int(rows[0])
+        if rows[-1] - first > SPAN * len(rows):
+            return np.concatenate([self.stream.read(int(row), int(row) + 1) for row in rows])
         return self.stream.read(first, int(rows[-1]) + 1)[rows - first]
 
 

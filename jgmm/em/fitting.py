@@ -299,8 +299,10 @@ def _streamed(x: Stream, sample_weight: ArrayLike | None, asked: int | None) -> 
         check(bool(np.isfinite(weight.sum(dtype=np.float64))), "sample_weight must be finite.")
         counted = np.flatnonzero(weight > 0)
         x, weight = (x, weight) if len(counted) == len(x) else (Chosen(x, counted), weight[counted])
-    for piece in x.pieces():
+    for i, piece in enumerate(x.pieces()):
         check(bool(np.isfinite(piece).all()), "x must be finite, it has NaN or infinite values.")
+        if i == 0:
+            _check_digits(piece, piece.astype(dtype))
     return on_disk(x, weight, dtype, asked)
 
 

@@ -177,7 +177,8 @@ def run_em(
         return state
 
     if state is None:
-        state = begin(0)
+        with rows.reading():
+            state = begin(0)
     else:
         gmm, known = placed(state.gmm, k), placed(state.prior, k)
         kept = state.best and replace(state.best, gmm=placed(state.best.gmm, k))
@@ -185,7 +186,8 @@ def run_em(
         state = replace(state, gmm=gmm, prior=known, bounds=bounds, best=kept)
     while True:
         while not (state.converged or len(state.history) >= max_iter):
-            state = _iterate(task, state)
+            with rows.reading():
+                state = _iterate(task, state)
             watch(state)
         best = _better(task, state)
         if state.last or state.restart + 1 >= (1 if start is not None else n_init):

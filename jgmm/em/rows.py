@@ -8,6 +8,7 @@ counts, one where nothing else is said, and zero for a row that another chunk ha
 
 import abc
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import field, replace
 from typing import Any, TypeVar
 
@@ -19,7 +20,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 from jgmm.encoder.base import Encoder
 from jgmm.errors import check
 from jgmm.numerics.chunking import fold_chunks, sum_chunks
-from jgmm.numerics.processes import of_all, to_host
+from jgmm.numerics.processes import check_parts, of_all, to_host
 from jgmm.numerics.pytree import pytree, zeros_of
 from jgmm.numerics.sharding import ROWS, added, at, cut, free_axes, n_parts, on_every, padded_length, spread_rows
 
@@ -62,6 +63,10 @@ class Rows(abc.ABC):
     @abc.abstractmethod
     def encoded(self, encoder: Encoder) -> "Rows":
         """The codes of the rows, which count as often."""
+
+    def reading(self) -> AbstractContextManager[Any]:
+        """In this context an error that reading rows has raised is that error, and not what JAX makes of it."""
+        return nullcontext()
 
     def some(self, key: PRNGKeyArray, most: int) -> "RowsInMemory":
         """`sample`, as rows in memory."""
@@ -193,11 +198,12 @@ def on_mesh(x: np.ndarray | Array, weight: np.ndarray | Array | None = None, ask
         InputError: For rows on several processes already that cannot be cut evenly.
     """
     parts, processes = n_parts(ROWS), jax.process_count()
+    if free_axes():
+        check_parts(parts)
     if parts == 1 or isinstance(x, jax.Array) and not x.is_fully_addressable:
         even = x.shape[0] % parts == 0
         check(even, f"{x.shape[0]} rows that are on several processes cannot be cut evenly into {parts} parts.")
         return RowsInMemory(jnp.asarray(x), None if weight is None else jnp.asarray(weight), asked)
-    check(parts % processes == 0, f"{processes} processes cannot have as many of {parts} parts of the rows each.")
     n = len(x)
     lengths = of_all(np.array([n]))
     length = padded_length(int(lengths.max()), parts // processes)

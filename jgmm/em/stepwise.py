@@ -212,9 +212,9 @@ def run_stepwise(
 
     Args:
         weight: How often each row counts; None for once.
-        batch: The number of rows of a batch, of all processes.
-        max_iter: The largest number of passes. They end when the mean log-likelihood of a pass, of each batch before
-            the mixture has seen it, changes by less than `tol`.
+        batch: The least number of rows of a batch, of all processes.
+        max_iter: The largest number of passes. They end when the mean log-likelihood of a pass, of each batch under
+            the mixture before it, changes by less than `tol`.
         callback: Called after every pass with a state like those of `jgmm.em.loop.run_em`.
         start: What `run_em` is asked for on the first batch.
     Raises:
@@ -222,7 +222,7 @@ def run_stepwise(
     """
     n = len(x)
     lengths = of_all(np.array([n]))
-    n_batches = max(1, -(-int(lengths.max()) * jax.process_count() // batch))
+    n_batches = max(1, int(lengths.max()) * jax.process_count() // batch)
     rng, ends = np.random.default_rng(np.ravel(jax.random.key_data(key))), n * np.arange(n_batches + 1) // n_batches
     shuffled = None if isinstance(x, Stream) else np.random.default_rng(rng.integers(2**32)).permutation(n)
 
@@ -245,9 +245,7 @@ def run_stepwise(
         seen = []
         for i in order:
             rows = rows_of(int(i))
-            state = _advanced(state, rows, jnp.asarray(power, rows.dtype))
-            # Rows that come again are no more rows.
-            state = replace(state, seen=jnp.minimum(state.seen, total))
+            state = _advanced(state, rows, jnp.asarray(power, rows.dtype), jnp.asarray(total, rows.dtype))
             seen.append(float(state.log_likelihood) * float(rows.total))
             check_finite(np.isfinite(seen[-1]), rows.dtype)
         history.append(sum(seen) / total)
@@ -273,14 +271,18 @@ def _means_of(gmm: GMM, encoder: Encoder, rows: RowsInMemory) -> tuple[Means, Fl
 
 
 @jax.jit
-def _advanced(state: Stepwise, x: RowsInMemory, power: Float[Array, ""]) -> Stepwise:
+def _advanced(
+    state: Stepwise, x: RowsInMemory, power: Float[Array, ""], most: Float[Array, ""] | None = None
+) -> Stepwise:
+    """The next state; rows that come again are no more rows than `most`."""
     gmm, rows = state.z_gmm, x.encoded(state.encoder)
     of_batch, log_likelihood = _means_of(gmm, state.encoder, rows)
     rate, seen = (state.steps + 1) ** -power, state.seen + rows.total
     share = rate * rows.total / (rate * rows.total + (1 - rate) * state.seen / state.steps)
     means = jax.tree.map(lambda old, new: (1 - share) * old + share * new, state.means, of_batch)
     none = jnp.zeros((), x.dtype)
-    counts, first, second = (seen * leaf for leaf in (means.counts, means.first, means.second))
+    known = seen if most is None else jnp.minimum(seen, most)
+    counts, first, second = (known * leaf for leaf in (means.counts, means.first, means.second))
     sums = Statistics(CompensatedSum(none, none), counts, first, second, none, none)
     new = m_step(gmm, sums, state.prior, state.floor)
     about_new = _about(gmm.covariance, means, new.means - gmm.means)

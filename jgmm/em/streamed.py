@@ -1,7 +1,8 @@
 """Rows on disk: every pass reads them anew, the next chunk while the devices work on this one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import field, replace
 from threading import Lock
 from typing import Any, TypeVar
@@ -16,9 +17,9 @@ from jgmm.em.rows import Rows, drawn, encoded
 from jgmm.encoder.base import Encoder
 from jgmm.encoder.identity import Identity
 from jgmm.errors import check
-from jgmm.numerics.processes import of_all
+from jgmm.numerics.processes import check_parts, of_all
 from jgmm.numerics.pytree import pytree, zeros_of
-from jgmm.numerics.sharding import COMPONENTS, ROWS, added, free_axes, n_parts, on_every
+from jgmm.numerics.sharding import ROWS, added, free_axes, n_parts, on_all, on_every
 
 # About this many numbers of a chunk, and the fewest rows.
 ELEMENTS, LEAST = 2**22, 256
@@ -32,15 +33,18 @@ class Reader:
     def __init__(self, stream: Stream, weight: np.ndarray | None, dtype: Any):
         self.stream, self.weight, self.dtype = stream, weight, np.dtype(dtype)
         self.width = int(np.prod(stream.shape[1:]))
-        # Of all processes; each has its own rows.
-        self.lengths = of_all(np.array([len(stream)]))
-        self.total = float(of_all(np.array([len(stream) if weight is None else weight.sum(dtype=np.float64)])).sum())
+        # Of all processes, each of which has its own rows, or of this one alone where no mesh is set.
+        self.together, number = bool(free_axes()), np.array([len(stream)])
+        count = number if weight is None else weight.sum(dtype=np.float64, keepdims=True)
+        self.lengths = of_all(number) if self.together else number
+        self.total = float((of_all(count) if self.together else count).sum())
+        self.failure: Exception | None = None
         self.pool, self.lock = ThreadPoolExecutor(1), Lock()
         self.ahead: dict[tuple[int, int, int], Future] = {}
 
     def per_part(self, parts: int) -> int:
         """The number of rows of every part, of so many parts of the rows of all processes."""
-        return -(-int(self.lengths.max()) * jax.process_count() // parts)
+        return -(-int(self.lengths.max()) * len(self.lengths) // parts)
 
     def read(self, start: int, stop: int, length: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows, and how often they count; and as many that do not as make up the length."""
@@ -57,7 +61,8 @@ class Reader:
     def chunk(self, part: int, i: int, parts: int, length: int) -> tuple[np.ndarray, np.ndarray]:
         """Chunk i of a part; the next one of that part is read meanwhile."""
         each = self.per_part(parts)
-        first = (part - jax.process_index() * (parts // jax.process_count())) * each
+        before = jax.process_index() * (parts // len(self.lengths)) if self.together else 0
+        first = (part - before) * each
         end = min(first + each, len(self.stream))
         start = first + i * length
         after = first if start + length >= end else start + length
@@ -103,7 +108,7 @@ class RowsOnDisk(Rows):
         return 1.0 if self.reader.weight is None else self.reader.total / float(self.reader.lengths.sum())
 
     def sum(self, f: Callable[[Float[Array, "c d"], Float[Array, " c"]], S], chunk_size: int) -> S:
-        parts, width, on_mesh = n_parts(ROWS), self.reader.width, bool(free_axes())
+        parts, width = n_parts(ROWS), self.reader.width
         each = self.reader.per_part(parts)
         c = min(each, self.asked or min(chunk_size, max(LEAST, ELEMENTS // width)))
 
@@ -114,14 +119,18 @@ class RowsOnDisk(Rows):
             )
 
             def read(part: Any, i: Any) -> tuple[np.ndarray, np.ndarray]:
-                return self.reader.chunk(int(part), int(i), parts, c)
+                try:
+                    return self.reader.chunk(int(part), int(i), parts, c)
+                except Exception as error:
+                    self.reader.failure = error  # JAX makes another one of it
+                    raise
 
             return jax.pure_callback(read, shapes, part, i)
 
         def of_part(encoder: Encoder) -> S:
             # Devices that have other components of the same rows read them as well.
-            get = on_every(COMPONENTS, fetch, (None, None), (None, None)) if COMPONENTS in free_axes() else fetch
-            part = jax.lax.axis_index(ROWS) if on_mesh else jnp.zeros((), jnp.int32)
+            get = on_all(fetch)
+            part = jax.lax.axis_index(ROWS) if parts > 1 else jnp.zeros((), jnp.int32)
 
             def chunk(i: Array, total: S) -> S:
                 rows, weight = get(part, i)
@@ -131,9 +140,18 @@ class RowsOnDisk(Rows):
             zero = zeros_of(lambda: f(encoder.encode(one), one[:, 0]))
             return jax.lax.fori_loop(0, -(-each // c), chunk, zero)
 
-        if not on_mesh:
+        if parts == 1:
             return of_part(self.encoder)
         return on_every(ROWS, lambda encoder: added(of_part(encoder)), (None,), None)(self.encoder)
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        try:
+            yield
+        except jax.errors.JaxRuntimeError:
+            if self.reader.failure is None:
+                raise
+            raise self.reader.failure from None
 
     def encoded(self, encoder: Encoder) -> "RowsOnDisk":
         check(isinstance(self.encoder, Identity), "these rows are codes already.")
@@ -142,7 +160,7 @@ class RowsOnDisk(Rows):
     def sample(self, key: PRNGKeyArray, most: int) -> tuple[np.ndarray, np.ndarray | None]:
         reader = self.reader
         n, size = len(reader.stream), max(LEAST, ELEMENTS // reader.width)
-        chosen = drawn(key, n, most // self.encoder.n_codes // jax.process_count())
+        chosen = drawn(key, n, most // self.encoder.n_codes // len(reader.lengths))
         found, done = np.empty((len(chosen), self.encoder.n_codes), reader.dtype), 0
         for start in range(0, n, size):
             here = chosen[(chosen >= start) & (chosen < start + size)] - start
@@ -150,11 +168,15 @@ class RowsOnDisk(Rows):
                 x, _ = reader.read(start, min(start + size, n), size)
                 found[done : done + len(here)] = np.asarray(encoded(self.encoder, x.astype(reader.dtype)))[here]
                 done += len(here)
-        weight = None if reader.weight is None else of_all(reader.weight[chosen].astype(reader.dtype))
-        return of_all(found), weight
+        weight = None if reader.weight is None else reader.weight[chosen].astype(reader.dtype)
+        if not reader.together:
+            return found, weight
+        return of_all(found), None if weight is None else of_all(weight)
 
 
 def on_disk(stream: Stream, weight: np.ndarray | None, dtype: Any, asked: int | None = None) -> RowsOnDisk:
-    """The rows of a stream as they are."""
+    """The rows of a stream as they are. Raises InputError for a mesh that processes cannot share."""
+    if free_axes():
+        check_parts(n_parts(ROWS))
     reader = Reader(stream, weight, dtype)
     return RowsOnDisk(Identity(reader.width), reader, asked)

@@ -4,6 +4,7 @@ In one process everything here is as good as nothing.
 """
 
 import os
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType
 
-from jgmm.errors import InputError
+from jgmm.errors import InputError, check
 from jgmm.numerics.sharding import COMPONENTS, ROWS
 
 
@@ -48,6 +49,27 @@ def wait(name: str) -> None:
         multihost_utils.sync_global_devices(name)
 
 
+def first_decides(act: Callable[[], Any]) -> None:
+    """What the first process does for all of them: where it raises InputError, all do."""
+    said = ""
+    if jax.process_index() == 0:
+        try:
+            act()
+        except InputError as error:
+            said = str(error)
+            if jax.process_count() == 1:
+                raise
+    told = of_all(np.frombuffer(said.encode(), np.uint8)).tobytes().decode()
+    if told:
+        raise InputError(told)
+
+
+def check_parts(parts: int) -> None:
+    """Raise InputError unless every process has as many of so many parts of the rows."""
+    n = jax.process_count()
+    check(parts % n == 0, f"{n} processes cannot have as many of {parts} parts of the rows each: see --mesh.")
+
+
 def to_host(x: Any) -> np.ndarray:
     """An array that may be cut along its first axis over the devices of all processes, on every host; on no device."""
     if not isinstance(x, jax.Array) or x.is_fully_addressable or x.is_fully_replicated:
@@ -72,6 +94,8 @@ def of_all(x: np.ndarray) -> np.ndarray:
     if jax.process_count() == 1:
         return x
     lengths = np.ravel(multihost_utils.process_allgather(np.array(len(x))))
+    if lengths.max() == 0:
+        return x
     padded = np.zeros((lengths.max(), *x.shape[1:]), x.dtype)
     padded[: len(x)] = x
     words = multihost_utils.process_allgather(padded.reshape(-1).view(np.uint8))

@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import jax
@@ -36,13 +37,15 @@ def mesh(component: int = 1, data: int | None = None) -> Mesh:
     {'data': 1, 'component': 1}
     """
     n = jax.device_count()
-    data = n // check_count("component", component) if data is None else check_count("data", data)
+    check_count("component", component, most=n)
+    data = n // component if data is None else check_count("data", data)
     asked = data * component
     check(1 <= asked <= n, f"a mesh of data={data}, component={component} takes {asked} devices, there are {n}.")
     whole = jax.process_count() == 1 or asked == n
     check(whole, f"a mesh of several processes takes all of their {n} devices, data={data} x component={component}.")
-    devices = jax.devices()[:asked]
-    return jax.make_mesh((data, component), (ROWS, COMPONENTS), axis_types=(AxisType.Auto,) * 2, devices=devices)
+    # A process has parts of the rows that follow each other.
+    devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))[:asked]
+    return Mesh(np.array(devices).reshape(data, component), (ROWS, COMPONENTS), axis_types=(AxisType.Auto,) * 2)
 
 
 def mesh_of(asked: Any) -> Mesh:
@@ -55,11 +58,21 @@ def mesh_of(asked: Any) -> Mesh:
     if isinstance(asked, Mesh):
         known = set(asked.axis_names) <= {ROWS, COMPONENTS} and all(kind == AxisType.Auto for kind in asked.axis_types)
         check(known, f"a mesh has the axes {ROWS!r} and {COMPONENTS!r}, of the type AxisType.Auto, got {asked}.")
+        check(_apart(asked), "every process must have parts of the rows of its own, one after the other: see --mesh.")
         return asked
-    parts = [re.fullmatch(r"\s*(data|component)\s*=\s*(\d+)\s*", part) for part in str(asked).split(",")]
-    axes = {part[1]: int(part[2]) for part in parts if part}
-    check(len(axes) == len(parts), f"a mesh is written as data=4,component=2, got {short(asked)}.")
+    found = [re.fullmatch(r"\s*(data|component)\s*=\s*(\d+)\s*", part) for part in str(asked).split(",")]
+    axes = {part[1]: int(part[2]) for part in found if part}
+    check(len(axes) == len(found), f"a mesh is written as data=4,component=2, got {short(asked)}.")
     return mesh(**axes)
+
+
+def _apart(devices: Mesh) -> bool:
+    """Whether every process has parts of the rows of its own, in their order."""
+    if ROWS not in devices.axis_names:
+        return jax.process_count() == 1
+    parts = np.moveaxis(devices.devices, devices.axis_names.index(ROWS), 0)
+    owners = [sorted({device.process_index for device in np.ravel(part)}) for part in parts]
+    return all(len(one) == 1 for one in owners) and owners == sorted(owners)
 
 
 def on_devices(asked: str | None) -> AbstractContextManager[Any]:
@@ -94,6 +107,15 @@ def on_every(axis: str, f: Callable[..., Any], cut_in: Any, cut_out: Any) -> Cal
     return jax.shard_map(f, in_specs=in_specs, out_specs=out_specs, axis_names={axis}, check_vma=False)
 
 
+def on_all(f: Callable[..., Any]) -> Callable[..., Any]:
+    """f, run alike on every device of the mesh at hand, as a callback to the host must be."""
+    axes = free_axes()
+    if not axes:
+        return f
+    spec = PartitionSpec()
+    return jax.shard_map(f, in_specs=spec, out_specs=spec, axis_names=axes, check_vma=False)
+
+
 def map_components(f: Callable[..., Any], leaves: Any, *shared: Any) -> Any:
     """f(leaf, *shared) for every component, one at a time: `jax.lax.map` over leaves [K, ...], every device over its
     own. What f knows that is computed must come by `shared`."""
@@ -117,6 +139,7 @@ def added(value: Any) -> Any:
     return jax.lax.fori_loop(1, n, lambda i, total: total + jax.tree.map(lambda leaf: leaf[i], every), first)
 
 
+@partial(jax.jit, static_argnames="axis")
 def at(x: Array, index: Int[Array, "*m"], axis: str = ROWS) -> Array:
     """x[index], for an x that may be cut along its first axis over an axis of the mesh: copies on every device."""
     if not cut(x, axis):
@@ -195,7 +218,7 @@ def everywhere(tree: Any) -> Any:
 def free_axes() -> set[str]:
     """The axes of the mesh at hand, without those that the program at hand runs in a part of."""
     at_hand = jax.sharding.get_abstract_mesh()
-    return set(at_hand.axis_names) - set(at_hand.manual_axes)
+    return {ROWS, COMPONENTS} & set(at_hand.axis_names) - set(at_hand.manual_axes)
 
 
 def replicated(devices: Mesh) -> NamedSharding:

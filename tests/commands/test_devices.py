@@ -74,10 +74,12 @@ def test_batches_come_close_in_few_passes(folder, tmp_path):
 def test_bad_input_is_refused_and_leaves_nothing(folder, tmp_path, capsys):
     np.save(tmp_path / "few.npy", np.ones(3))
     np.save(tmp_path / "negative.npy", np.full(803, -1.0))
+    np.save(tmp_path / "number.npy", np.array(1.0))
     args, out = ["--data", folder / "x.npy", "--k", "2"], tmp_path / "refused"
     for options, words in [
         (["--weights", tmp_path / "few.npy"], "803 numbers"),
         (["--weights", tmp_path / "negative.npy"], "numbers from 0"),
+        (["--weights", tmp_path / "number.npy"], "803 numbers"),
         (["--weights", tmp_path / "missing.npy"], "no .npy file"),
         (["--mesh", "data=99"], "99 devices"),
         (["--mesh", "everything"], "is written as"),

@@ -7,6 +7,7 @@ import pytest
 from helpers import clusters, differences, few
 
 import jgmm
+from jgmm.em import loop
 from jgmm.em.hierarchy import hierarchical
 from jgmm.em.loop import run_em
 from jgmm.numerics.sharding import mesh_of
@@ -55,6 +56,17 @@ def test_fit_em_over_a_mesh_counts_weights_and_starts_where_it_is_told(rng):
     np.testing.assert_allclose(alone.history, found.history, rtol=1e-5)
     again = jgmm.fit_em(0, x, start=alone.gmm, max_iter=2, mesh="data=4,component=2")
     assert again.history[0] == pytest.approx(float(alone.gmm.log_prob(x).mean()), abs=1e-4)
+
+
+@pytest.mark.parametrize("init", ["kmeans", "random"])
+def test_a_start_from_some_of_the_rows_is_that_of_one_device(init, rng, monkeypatch):
+    monkeypatch.setattr(loop, "SOME", 900)
+    x = clusters(rng, 403, 6, 3)
+    options = {"k": 3, "init": init, "max_iter": 3, "tol": 0.0}
+    alone = run_em(jax.random.key(0), jnp.asarray(x), **options)
+    with jax.set_mesh(mesh_of("data=4,component=2")):
+        found = run_em(jax.random.key(0), x, **options)
+    np.testing.assert_allclose(alone.history, found.history, rtol=1e-5)
 
 
 def test_what_a_mesh_does_not_do_is_refused(rng):

@@ -8,6 +8,7 @@ from helpers import few
 from sklearn.datasets import load_digits, load_iris
 
 import jgmm
+from jgmm.em import stepwise
 from jgmm.em.rows import RowsInMemory
 from jgmm.em.steps import em_step
 from jgmm.errors import InputError
@@ -108,3 +109,21 @@ def test_batches_that_do_not_fit_are_refused(call, words):
     x = load_iris().data
     with pytest.raises(InputError, match=words):
         call(jgmm.partial_fit(None, x, 2), x)
+
+
+def test_steps_become_shorter_from_pass_to_pass(monkeypatch, rng):
+    """Rows that come again are no more rows, and make steps no longer."""
+    x, means = rng.normal(size=(600, 2)).astype(np.float32), []
+    real = stepwise._advanced
+
+    def watched(*arguments):
+        found = real(*arguments)
+        means.append(np.asarray(found.z_gmm.means)[0])
+        return found
+
+    monkeypatch.setattr(stepwise, "_advanced", watched)
+    options = {"k": 1, "covariance_type": "diag", "prior": None, "floor": jgmm.Floor(), "tol": 0.0}
+    stepwise.run_stepwise(jax.random.key(0), x, None, 60, max_iter=12, callback=lambda state: None, **options)
+    moved = np.linalg.norm(np.diff(np.array(means), axis=0), axis=1)
+    assert len(moved) == 12 * 10 - 1
+    assert moved[-30:].mean() < 0.5 * moved[:10].mean()

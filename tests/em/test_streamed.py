@@ -54,6 +54,32 @@ def test_every_row_is_read_once_a_pass_and_the_next_chunk_ahead(data):
     assert len(rows.reader.ahead) == 1
 
 
+@pytest.mark.parametrize("mesh", ["data=1,component=2", "component=4"])
+def test_one_part_of_the_rows_and_several_of_the_components(mesh, data):
+    x, path = data
+    alone = jgmm.fit_em(0, x, encoder="identity", **OPTIONS)
+    found = jgmm.fit_em(0, jgmm.stream(path), encoder="identity", mesh=mesh, **OPTIONS)
+    np.testing.assert_allclose(alone.history, found.history, rtol=1e-5)
+
+
+def test_a_file_that_becomes_shorter_is_an_error_in_words(data):
+    x, path = data
+
+    def shorten(state):
+        with path.open("r+b") as file:
+            file.truncate(1000)
+
+    with pytest.raises(jgmm.InputError, match="has become shorter"):
+        jgmm.fit_em(0, jgmm.stream(path), **OPTIONS, callback=shorten)
+
+
+def test_numbers_of_other_machines_are_read(tmp_path, data):
+    x, path = data
+    np.save(tmp_path / "big.npy", x.astype(">f4"))
+    assert jgmm.stream(tmp_path / "big.npy").dtype == np.float32
+    np.testing.assert_array_equal(jgmm.stream(tmp_path / "big.npy")[5:9], x[5:9])
+
+
 def test_bad_streams_are_refused(tmp_path, rng):
     x = rng.normal(size=(100, 3)).astype(np.float32)
     x[50, 1] = np.nan
