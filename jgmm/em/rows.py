@@ -70,7 +70,8 @@ class Rows(abc.ABC):
 
     def some(self, key: PRNGKeyArray, most: int) -> "RowsInMemory":
         """`sample`, as rows in memory."""
-        return on_mesh(*own_part(*self.sample(key, most)))
+        found = self.sample(key, most)
+        return on_mesh(*(own_part(*found) if free_axes() else found))
 
 
 def unit_of(xp: Any, weight: Any) -> Any:

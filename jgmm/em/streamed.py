@@ -38,6 +38,9 @@ class Reader:
         count = number if weight is None else weight.sum(dtype=np.float64, keepdims=True)
         self.lengths = of_all(number) if self.together else number
         self.total = float((of_all(count) if self.together else count).sum())
+        whole = np.array([weight is None or bool((weight == np.round(weight)).all())])
+        whole = of_all(whole) if self.together else whole
+        self.unit = 1.0 if whole.all() else self.total / float(self.lengths.sum())
         self.failure: Exception | None = None
         self.pool, self.lock = ThreadPoolExecutor(1), Lock()
         self.ahead: dict[tuple[int, int, int], Future] = {}
@@ -105,7 +108,7 @@ class RowsOnDisk(Rows):
 
     @property
     def unit(self) -> Any:
-        return 1.0 if self.reader.weight is None else self.reader.total / float(self.reader.lengths.sum())
+        return self.reader.unit
 
     def sum(self, f: Callable[[Float[Array, "c d"], Float[Array, " c"]], S], chunk_size: int) -> S:
         parts, width = n_parts(ROWS), self.reader.width
