@@ -199,6 +199,7 @@ class Sorted(Coupling):
         return x0[jnp.argsort(x0.mean(axis=(1, 2, 3)))][rank]
 
 
+@pytest.mark.slow
 def test_a_source_and_a_coupling_of_ones_own(registered, tmp_path, rng):
     registered(SOURCES, "uniform", Uniform)
     registered(COUPLINGS, "sorted", lambda config, images, source: Sorted(source))

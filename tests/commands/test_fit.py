@@ -151,6 +151,7 @@ def test_a_full_disk_loses_nothing(tmp_path, monkeypatch, capsys):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_a_basis_that_was_learned_is_kept(tmp_path, monkeypatch, capsys):
     """It is better than what it is learned from, and an interrupted fit goes on without learning it again."""
     learned = [*SMALL, "--basis", "learned", "--holdout", "0.2", "--seed", "1"]

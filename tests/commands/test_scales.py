@@ -37,6 +37,7 @@ def test_scales_are_better_and_are_fitted_after_the_gaussians(tmp_path, capsys, 
     assert "cannot be undone" in refused(capsys, "--out", whole, "--resume", "--max-iter", 500, "--tol", 0)
 
 
+@pytest.mark.slow
 def test_a_rank_is_kept_and_belongs_to_low_rank_covariances(tmp_path, capsys):
     args = ["--dataset", "digits", "--k", "3", "--max-iter", "3", "--rank", "2"]
     assert run(fit.main, *args, "--covariance-type", "tied-low-rank", "--out", tmp_path / "run") == 0

@@ -65,6 +65,7 @@ def test_a_strength_that_is_asked_for_is_taken(profiles):
     assert float(prior.strength) == 7.0
 
 
+@pytest.mark.slow
 def test_held_out_rows_gain_and_the_objective_never_falls(profiles, rng):
     """Ten components of 40 rows each: maximum likelihood overfits, the learned prior does not."""
     k, n = 10, 400

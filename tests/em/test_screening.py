@@ -58,7 +58,8 @@ def iterate(gmm, x, iterations, bounds):
     return steps
 
 
-@pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.slow), "float64"])
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_screened_iterations_equal_unscreened_ones(dtype, data):
     jax.config.update("jax_enable_x64", dtype == "float64")
     try:

@@ -99,9 +99,8 @@ def test_a_run_folder_holds_everything(whole):
     assert any((whole / "tensorboard").iterdir())
 
 
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 0), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
 def test_stopped_and_resumed_equals_uninterrupted(number, code, tmp_path, monkeypatch, capsys):
     """`make test-slow` kills with -9, too, ten times."""
     folder, straight, write = tmp_path / "stopped", tmp_path / "straight", Log.log
@@ -222,6 +221,7 @@ def test_conditional_flows_and_assignments(tmp_path, capsys):
     assert "--label must be from 0 to 9" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_run_needs_neither_its_source_nor_for_sampling_its_data(tmp_path, capsys):
     """With images of floating point, oblong, and of more channels than a picture has."""
     pixels = np.random.default_rng(0).normal(size=(64, 4, 2, 4))
