@@ -88,6 +88,7 @@ def test_a_mixture_beats_one_gaussian_on_a_many_valued_target(turned_s_curve):
     np.testing.assert_allclose(draws.mean(axis=0), predicted.mean(), atol=0.2)
 
 
+@pytest.mark.slow
 def test_training_ends_early_and_keeps_the_best(rng):
     x = jnp.asarray(rng.normal(size=(60, 2)), jnp.float32)
     start = run_em(jax.random.key(0), x, k=8, covariance_type="full", max_iter=1).gmm

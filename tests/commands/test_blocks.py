@@ -56,6 +56,7 @@ def test_the_moments_of_its_images_are_exact(product_run):
     assert np.isfinite(source.log_prob(fixed)).all()
 
 
+@pytest.mark.slow
 def test_resumed_it_is_the_same(product_run, tmp_path, capsys):
     folder = tmp_path / "product"
     args = [*DIGITS, "--classes", "4", "3", "--out", folder]
@@ -103,6 +104,7 @@ def test_options_that_do_not_fit_are_refused(tmp_path, capsys):
         assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.slow
 def test_draws_near_images_have_the_law_of_the_source(product_run):
     """Labels from the posterior given draws of the product, and fresh noise, make draws of the product again."""
     source = jgmm.load(product_run)

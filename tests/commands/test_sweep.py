@@ -61,7 +61,8 @@ def test_bad_sweeps_are_refused(swept, capsys, tmp_path):
         assert not (tmp_path / "s").exists()
 
 
-@pytest.mark.parametrize("family", ["full", pytest.param("tied-diag", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["full", "tied-diag"])
 def test_starts_at_once_end_where_starts_in_turn_do(family, rng):
     x = jnp.asarray(np.concatenate([rng.normal(size=(100, 3)) + 4 * rng.normal(size=3) for _ in range(5)]), jnp.float32)
     floor = Floor(relative=0.0)

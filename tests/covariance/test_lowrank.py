@@ -46,7 +46,8 @@ def test_em_of_one_component_is_scikit_learns_factor_analysis():
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("tied", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("tied", [False, True])
 def test_em_raises_the_posterior_until_its_gradient_is_zero(tied):
     x, label, means = factor_rows(tied)
     rows, prior = RowsInMemory(jnp.asarray(x)), Prior(strength=3.0, variance=jnp.linspace(0.5, 2.0, D))
@@ -127,6 +128,7 @@ def test_a_rank_is_part_of_the_family():
     assert start.marginal([0]).n_parameters == 1 + 2 + 2
 
 
+@pytest.mark.slow
 def test_digits_are_better_explained_than_by_variances_alone(tmp_path):
     x = load_digits().data + np.random.default_rng(0).uniform(size=(1797, 64))
     train, held_out = x[:1400], x[1400:]

@@ -99,6 +99,7 @@ def test_scales_explain_tails_that_gaussians_do_not():
         jgmm.fit_em(0, train, 2, scales=0)
 
 
+@pytest.mark.slow
 def test_blocks_of_a_product_have_them_too():
     x = np.concatenate([heavy_tails(500), heavy_tails(500, 1)], axis=1)
     fit = jgmm.fit_product(0, x, k=2, blocks=2, shared=True, scales=3, classes=2)

@@ -108,6 +108,7 @@ def test_scales_and_small_components_count_weights_too(iris):
     np.testing.assert_allclose(found.history, expected.history, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_weights_that_are_no_whole_numbers_mean_the_same_in_any_unit(iris):
     x, _, _ = iris
     weight = np.random.default_rng(0).uniform(0.5, 1.5, 150)

@@ -45,6 +45,7 @@ def test_the_flow_carries_the_source_to_the_data_and_back(name):
     assert np.quantile(np.abs(back.x - x0), 0.99) < 1e-2  # a few part ways between two components
 
 
+@pytest.mark.slow
 def test_the_diffusion_carries_the_source_to_the_data_and_back():
     path = ip.path(couplings(["full"])["full"])
     x0, x1 = draws(path, 0)

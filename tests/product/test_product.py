@@ -188,6 +188,7 @@ def test_the_flow_is_that_between_the_dense_mixtures(kind, smoothing):
             assert abs(ip.continuity_residual(found, t, x))[inner].max() < 1e-9
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_points_are_carried_to_the_target_and_back():
     target = random_product("classes")

@@ -310,6 +310,7 @@ def test_a_checkpoint_of_another_network_is_named(whole, tmp_path, capsys):
     assert "expected (" in message
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, monkeypatch, capsys):
     import orbax.checkpoint as ocp
 

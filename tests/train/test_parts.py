@@ -48,6 +48,7 @@ def test_the_recipe_has_its_number_of_parameters():
     assert n_parameters(nnx.eval_shape(lambda: setup.network(TINY, (32, 32, 3), 0))) < 1_000_000
 
 
+@pytest.mark.slow
 def test_labels_dropout_and_rematerialization():
     config = replace(TINY, base=8, multipliers=(1,), head_channels=4, dropout=0.5)
     x, t = jax.random.normal(jax.random.key(0), (3, *DIGITS)), jnp.array([0.1, 0.5, 0.9])
