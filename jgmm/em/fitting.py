@@ -256,7 +256,10 @@ def _fit_large(
 ) -> EMFit:
     """`fit_em` by JAX."""
     rows, offset = data.codes(encoder)
-    few = encode_with_residual(encoder, data.few)[0]
+    if isinstance(rows, RowsInMemory) and data.rows is None:
+        few = rows.x
+    else:
+        few = encode_with_residual(encoder, data.few)[0]
     state = run_em(
         key,
         rows,
@@ -289,8 +292,9 @@ def _fit_large(
 def _streamed(x: Stream, sample_weight: ArrayLike | None, asked: int | None) -> Rows:
     """The rows of a stream, checked in one pass. Raises InputError as `fit_em`."""
     check(x.ndim == 2 and min(x.shape) > 0, f"x must be a table of shape (n, d), got {x.shape}.")
+    real = np.issubdtype(x.dtype, np.number) and not np.issubdtype(x.dtype, np.complexfloating)
+    check(real or x.dtype == bool, f"x must be numbers, got {x.dtype}.")
     dtype = jnp.promote_types(jax.dtypes.canonicalize_dtype(x.dtype), jnp.float32)
-    check(jnp.issubdtype(dtype, jnp.floating), f"x must be numbers, got {x.dtype}.")
     weight = None
     if sample_weight is not None:
         weight = np.asarray(sample_weight, dtype)
