@@ -256,10 +256,8 @@ def _fit_large(
 ) -> EMFit:
     """`fit_em` by JAX."""
     rows, offset = data.codes(encoder)
-    if isinstance(rows, RowsInMemory) and data.rows is None:
-        few = rows.x
-    else:
-        few = encode_with_residual(encoder, data.few)[0]
+    known = rows.x if isinstance(rows, RowsInMemory) and data.rows is None else None
+    few = encode_with_residual(encoder, data.few)[0] if known is None else known
     state = run_em(
         key,
         rows,
