@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, nullcontext, redirect_stdout
 
 from jgmm.commands import cli
 from jgmm.commands.options import Options
@@ -27,11 +27,9 @@ def main(args: Sequence[str] | None = None) -> None:
     if options.distributed:
         join()
     cli.compile_once()
-    first = jax.process_index() == 0
-    if not first:  # which speaks for all
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
-
     with ExitStack() as held:
+        if jax.process_index() > 0:  # the first process speaks for all
+            held.enter_context(redirect_stdout(held.enter_context(open(os.devnull, "w"))))
         first_decides(lambda: held.enter_context(locked(options.run_folder)))
         if options.resume:
             kept = fitting.options_to_resume(options.run_folder)

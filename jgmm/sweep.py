@@ -26,8 +26,9 @@ def main(args: Sequence[str] | None = None) -> None:
 
 def _run(options: SweepOptions) -> None:
     from jgmm.checkpoint.journal import Mark
-    from jgmm.commands import fitting, selection
+    from jgmm.commands import selection
     from jgmm.commands.codes import fit_encoder, say_what_varies, to_codes
+    from jgmm.commands.finishing import Found, finish
     from jgmm.commands.inputs import check_data, check_free, prepare
     from jgmm.commands.progress import CompileClock
     from jgmm.em.rows import on_mesh
@@ -62,9 +63,9 @@ def _run(options: SweepOptions) -> None:
         fits.comparison(picture, rows, (row.covariance_type, row.k), options.criterion)
         print(f"\nbest by {options.criterion}: {row.covariance_type} covariances, K={row.k}\n{table}\n{picture}")
         (folder / "best").mkdir(exist_ok=True)
-        found = fitting.Found(state, state.gmm, Mark(), [])
+        found = Found(state, state.gmm, Mark(), [])
         rows_of_best = on_mesh(train.values)
-        fitting.finish(options.at(row.k, row.covariance_type), data, train, rows_of_best, found, clock, begun)
+        finish(options.at(row.k, row.covariance_type), data, train, rows_of_best, found, clock, begun)
 
 
 if __name__ == "__main__":

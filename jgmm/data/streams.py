@@ -75,8 +75,6 @@ class File(Stream):
     def __init__(self, path: str | os.PathLike, offset: int, shape: tuple[int, ...], dtype: np.dtype):
         self.path, self.offset, self.shape, self.written = Path(path), offset, shape, np.dtype(dtype)
         self.dtype = self.written.newbyteorder("=")
-        # Open as long as the stream is.
-        self.file = open(self.path, "rb", buffering=0)  # noqa: SIM115
 
     @classmethod
     def of_npy(cls, path: Path) -> "File":
@@ -100,10 +98,12 @@ class File(Stream):
         rows = np.empty((max(stop - start, 0), *self.shape[1:]), self.written)
         view, each = rows.reshape(-1).view(np.uint8).data, int(np.prod(self.shape[1:])) * self.dtype.itemsize
         place, done = self.offset + start * each, 0
-        while done < len(view):
-            n = os.preadv(self.file.fileno(), [view[done : done + 2**30]], place + done)
-            check(n > 0, f"{self.path} ends before row {stop}: it has become shorter.")
-            done += n
+        with open(self.path, "rb", buffering=0) as file:
+            file.seek(place)
+            while done < len(view):
+                n = file.readinto(view[done:])
+                check(n, f"{self.path} ends before row {stop}: it has become shorter.")
+                done += n
         return rows.astype(self.dtype, copy=False)
 
 

@@ -8,32 +8,28 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from jgmm.covariance.base import Family, Scales, identity_of
 from jgmm.covariance.prior import Floor, Prior, as_arrays
-from jgmm.data.streams import Chosen, Stream, stream
 from jgmm.em.initializers import mean_and_variance
-from jgmm.em.loop import SOME, SOME_STREAM, EMState, check_enough, check_lengths, check_prior, run_em
+from jgmm.em.loop import EMState, check_enough, check_lengths, check_prior, run_em
 from jgmm.em.missing import with_missing
-from jgmm.em.rows import Rows, RowsInMemory, on_mesh
+from jgmm.em.rows import RowsInMemory
 from jgmm.em.scales import check_scalable, with_scales
 from jgmm.em.small.families import Arithmetic
 from jgmm.em.small.loop import clustering_units, fit_small, small_arithmetic
-from jgmm.em.steps import ROWS
-from jgmm.em.streamed import on_disk
+from jgmm.em.tables import Table
 from jgmm.encoder.base import Encoder, encode_with_residual
 from jgmm.encoder.identity import Identity
 from jgmm.encoder.standardize import Standardize, on_host, robust
 from jgmm.errors import InputError, check, check_count, short
 from jgmm.mixture import GMM, check_single
-from jgmm.numerics.arguments import as_floats, as_key, check_kind, is_traced
+from jgmm.numerics.arguments import as_key, check_kind
 from jgmm.numerics.sharding import free_axes, mesh_of
 from jgmm.numerics.typing import ArrayLike
 from jgmm.registry import ENCODERS, INITIALIZERS
 
-# The share of a feature's spread that rounding to float32 may take.
-LOST = 0.01
 # Added to variances where no floor is asked for, in squared units of z; the second by arithmetic in float32.
 FLOOR, FLOOR_IN_SINGLE = 1e-8, 1e-6
 # Encoders that leave a mixture of z one of x.
@@ -155,7 +151,7 @@ def fit_em(
     check_lengths(max_iter, n_init, tol, chunk_size)
     key, kind = as_key(key), encoder if isinstance(encoder, Encoder) else ENCODERS.resolve(encoder)
     with nullcontext() if mesh is None else jax.set_mesh(mesh_of(mesh)):
-        data = _Data.of(key, x, sample_weight, missing == "marginal", chunk_size)
+        data = Table.of(key, x, sample_weight, missing == "marginal", chunk_size)
         k = _number_of_components(k, start)
         check_enough(data.few.shape[0], k)
         units = units_of(covariance_type, start, k, data.few)
@@ -189,63 +185,9 @@ def fit_em(
         )
 
 
-@dataclass(frozen=True)
-class _Data:
-    """What a mixture is fitted to.
-
-    Attributes:
-        few: The rows, or, where they are cut over devices or on disk, some of them.
-        weight: How often each of these counts; None for once.
-        gaps: Where values are missing, which have been filled in; None for nowhere.
-        rows: All of them, where these are cut over devices or on disk, or else None.
-        asked: Rows taken at a time, if the user has asked for a number.
-    """
-
-    few: Float[Array, "n d"]
-    weight: Float[Array, " n"] | None
-    gaps: Bool[Array, "n d"] | None
-    rows: Rows | None
-    asked: int | None
-
-    @classmethod
-    def of(cls, key: PRNGKeyArray, x: Any, sample_weight: Any, marginal: bool, asked: int | None) -> "_Data":
-        """The data that a user gives, checked. Raises InputError as `fit_em`."""
-        if isinstance(x, Stream | np.memmap):
-            check(not marginal, "missing values are found in rows in memory: leave missing out, or load the rows.")
-            return cls._of_rows(key, _streamed(stream(x), sample_weight, asked), asked)
-        rows = as_rows(x, gaps=marginal)
-        rows, weight = weighed(rows, sample_weight)
-        if free_axes():
-            check(not marginal, "missing values are those of rows on one device: leave missing, or the mesh, out.")
-            return cls._of_rows(key, on_mesh(rows, weight, asked), asked)
-        rows, gaps = _without_gaps(rows) if marginal else (rows, None)
-        return cls(rows, weight, gaps, None, asked)
-
-    @classmethod
-    def _of_rows(cls, key: PRNGKeyArray, rows: Rows, asked: int | None) -> "_Data":
-        few, weight = rows.sample(jax.random.fold_in(key, SOME_STREAM), SOME)
-        return cls(as_rows(few), None if weight is None else jnp.asarray(weight), None, rows, asked)
-
-    def codes(self, encoder: Encoder) -> tuple[Rows, float]:
-        """The codes of all rows, and what to add to their mean log-density for that of x, nats a row."""
-        volume, total = encoder.log_det() if encoder.has_density else 0.0, 0.0
-        rows = RowsInMemory(self.few, self.weight, self.asked) if self.rows is None else self.rows
-        if encoder.has_density and encoder.n_residual > 0:
-            total = float(_sum_of_residuals(encoder, rows))
-        return rows.encoded(encoder), float(volume) + total / float(rows.total)
-
-
-@jax.jit
-def _sum_of_residuals(encoder: Encoder, rows: Rows) -> Float[Array, ""]:
-    def chunk(x: Array, weight: Array) -> Array:
-        return jnp.where(weight > 0, weight * encode_with_residual(encoder, x)[1], 0).sum()
-
-    return rows.sum(chunk, ROWS)
-
-
 def _fit_large(
     key: PRNGKeyArray,
-    data: _Data,
+    data: Table,
     encoder: Encoder,
     *,
     scales: int,
@@ -287,46 +229,9 @@ def _fit_large(
     return EMFit(of_x, Identity(of_x.d), history, converged)
 
 
-def _streamed(x: Stream, sample_weight: ArrayLike | None, asked: int | None) -> Rows:
-    """The rows of a stream, checked in one pass. Raises InputError as `fit_em`."""
-    check(x.ndim == 2 and min(x.shape) > 0, f"x must be a table of shape (n, d), got {x.shape}.")
-    real = np.issubdtype(x.dtype, np.number) and not np.issubdtype(x.dtype, np.complexfloating)
-    check(real or x.dtype == bool, f"x must be numbers, got {x.dtype}.")
-    dtype = jnp.promote_types(jax.dtypes.canonicalize_dtype(x.dtype), jnp.float32)
-    weight = None
-    if sample_weight is not None:
-        weight = np.asarray(sample_weight, dtype)
-        check(weight.shape == x.shape[:1], f"sample_weight must have shape {x.shape[:1]}, got {weight.shape}.")
-        check(bool((weight >= 0).all()) and bool((weight > 0).any()), "sample_weight must be from 0, and not all 0.")
-        check(bool(np.isfinite(weight.sum(dtype=np.float64))), "sample_weight must be finite.")
-        counted = np.flatnonzero(weight > 0)
-        x, weight = (x, weight) if len(counted) == len(x) else (Chosen(x, counted), weight[counted])
-    for i, piece in enumerate(x.pieces()):
-        check(bool(np.isfinite(piece).all()), "x must be finite, it has NaN or infinite values.")
-        if i == 0:
-            _check_digits(piece, piece.astype(dtype))
-    return on_disk(x, weight, dtype, asked)
-
-
 def default_floor(in_double: bool) -> Floor:
     """What holds variances up in units of z, where nothing is asked for."""
     return Floor(absolute=FLOOR if in_double else FLOOR_IN_SINGLE)
-
-
-def weighed(
-    rows: Float[Array, "n d"], sample_weight: ArrayLike | None
-) -> tuple[Float[Array, "m d"], Float[Array, " m"] | None]:
-    """The rows that count, and how often; None for once each. Raises InputError for what are no weights."""
-    if sample_weight is None:
-        return rows, None
-    weight = as_floats("sample_weight", sample_weight, rows.dtype).astype(rows.dtype)
-    check(weight.shape == rows.shape[:1], f"sample_weight must have shape {rows.shape[:1]}, got {weight.shape}.")
-    check(not is_traced(weight), "sample_weight must be known: rows that do not count are left out.")
-    check(bool((weight >= 0).all()), "sample_weight must not be negative.")
-    counted = np.asarray(weight > 0)
-    check(bool(counted.any()), "sample_weight is zero for all rows: there is nothing to fit.")
-    check(bool(jnp.isfinite(weight.sum())), f"the sum of sample_weight is too large for {weight.dtype}: scale it down.")
-    return (rows, weight) if counted.all() else (rows[counted], weight[counted])
 
 
 def _fit_small(
@@ -353,45 +258,6 @@ def _metrics(z: Float[Array, "n d"], weight: Float[Array, " n"] | None, encoder:
     scale = np.sqrt(np.asarray(encoder.code_variances(), np.float64))
     deviation = np.sqrt(np.asarray(mean_and_variance(z, weight)[1], np.float64))
     return clustering_units(deviation, scale) ** -2
-
-
-def _without_gaps(rows: Float[Array, "n d"]) -> tuple[Float[Array, "n d"], Bool[Array, "n d"] | None]:
-    """The rows with the mean of a feature where it is missing, and where that is; None for nowhere."""
-    gaps = jnp.isnan(rows)
-    return (jnp.where(gaps, jnp.nanmean(rows, axis=0)[None], rows), gaps) if bool(gaps.any()) else (rows, None)
-
-
-def as_rows(x: ArrayLike, gaps: bool = False) -> Float[Array, "n d"]:
-    """A table of finite numbers, or of gaps (NaN) besides, in float32, or in float64 where x is and JAX has it enabled.
-
-    Raises:
-        InputError: For anything else, and for features so far from the origin that float32 loses their digits.
-    """
-    rows = as_floats("x", x, finite=not gaps)
-    check(not gaps or not bool(jnp.isinf(rows).any()), "x contains infinite values: expected numbers, or NaN.")
-    check(rows.ndim == 2 and rows.shape[1] > 0, f"x must be a table of shape (n, d), got {rows.shape}.")
-    rows = rows.astype(jnp.promote_types(rows.dtype, jnp.float32))
-    if not is_traced(rows) and rows.shape[0] > 0:
-        given, taken = np.asarray(x), np.asarray(rows)
-        if gaps:
-            empty = np.flatnonzero(np.isnan(taken).all(axis=0))
-            check(empty.size == 0, f"feature {empty[:1].sum()} is missing in every row: leave it out.")
-            given, taken = (np.where(np.isnan(a), np.nanmin(a, axis=0), a) for a in (given, taken))
-        _check_digits(given, taken)
-    return rows
-
-
-def _check_digits(x: np.ndarray, rows: np.ndarray) -> None:
-    if x.dtype == rows.dtype or x.dtype.itemsize < 4:
-        return
-    lost, spread = np.sqrt(((x - rows.astype(np.float64)) ** 2).mean(axis=0)), x.std(axis=0, dtype=np.float64)
-    far = np.flatnonzero((lost > LOST * spread) & (x != x[0]).any(axis=0))  # a constant has no digits to lose
-    if far.size:
-        at, mean = far[0], x[:, far[0]].mean(dtype=np.float64)
-        raise InputError(
-            f"feature {at} is {mean:.6g} ± {spread[at]:.3g}: {rows.dtype} has too few digits to tell its values apart. "
-            "Subtract its mean first, or call jax.config.update('jax_enable_x64', True)."
-        )
 
 
 def _number_of_components(k: Any, start: GMM | None) -> int:

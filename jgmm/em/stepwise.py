@@ -22,11 +22,12 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from jgmm.covariance.base import Covariance, Family, identity_of
 from jgmm.covariance.prior import Floor, Prior, as_arrays
 from jgmm.data.streams import Stream
-from jgmm.em.fitting import as_rows, default_floor, encoder_of, weighed
+from jgmm.em.fitting import default_floor, encoder_of
 from jgmm.em.loop import EMState, check_enough, check_finite, check_prior, run_em
 from jgmm.em.rows import RowsInMemory, on_mesh
 from jgmm.em.statistics import Statistics
 from jgmm.em.steps import e_step, m_step
+from jgmm.em.tables import as_rows, weighed
 from jgmm.encoder.base import Encoder
 from jgmm.encoder.identity import Identity
 from jgmm.encoder.standardize import robust

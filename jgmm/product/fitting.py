@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jgmm.em.fitting import EMFit, as_rows, fit_em
+from jgmm.em.fitting import EMFit, fit_em
+from jgmm.em.tables import as_rows
 from jgmm.errors import check, check_count, check_number, short
 from jgmm.mixture import GMM
 from jgmm.numerics.arguments import as_key, check_kind

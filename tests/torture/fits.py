@@ -117,7 +117,7 @@ def fit(case: Case) -> tuple[str, str]:
 
 def _has_floored_variance(gmm: Any, x: np.ndarray) -> bool:
     """Whether a variance, in the units in which EM ran, is at its floor, or at what float32 can tell of such values."""
-    from jgmm.em.fitting import as_rows
+    from jgmm.em.tables import as_rows
     from jgmm.encoder.standardize import robust
 
     rows = as_rows(x)
