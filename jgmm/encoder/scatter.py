@@ -16,20 +16,20 @@ c makes the mean of (x − m)ᵀ S⁻¹ (x − m) / D one. Noise that the rows w
 S. Rows that are no more than features all have the same e_n, and S is C. docs/choices.md has what either is worth.
 """
 
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int, Real
 
+from jgmm.encoder.moments import exact_on_devices, pieces, products
 from jgmm.errors import InputError, check, short
-from jgmm.numerics.processes import over_processes
+from jgmm.numerics.processes import of_all, over_processes
 
 # Directions with less than this share of the largest variance count as having none: below it neither the
 # eigenvalues of a float64 covariance nor float32 codes carry digits.
 RESOLUTION = 1e-11
-# Rows taken at a time while a scatter is summed.
-ROWS = 4096
+# Rows, from so many places, that show where the others lie.
+PLACES, SHOWN = 8, 512
 # ν: the contrast, as a share of the mean, below which all rows count the same.
 LEAST_CONTRAST = 0.1
 
@@ -56,9 +56,10 @@ class _Part(NamedTuple):
     sign: int
     own: np.ndarray
 
-    def of(self, rows: np.ndarray) -> np.ndarray:
-        pairs = (rows[:, self.left] + self.sign * rows[:, self.right]) * rows.dtype.type(np.sqrt(0.5))
-        return np.concatenate([pairs, rows[:, self.own]], axis=1)
+    def of(self, xp: Any, rows: Any, *more: Any) -> Any:
+        """These features of rows, and more columns."""
+        pairs = (rows[:, self.left] + self.sign * rows[:, self.right]) * np.sqrt(0.5).astype(rows.dtype)
+        return xp.concatenate([pairs, rows[:, self.own], *more], axis=1)
 
     def back(self, vectors: np.ndarray, p: int) -> np.ndarray:
         """Vectors of these features, in rows, as vectors of all p."""
@@ -69,28 +70,55 @@ class _Part(NamedTuple):
         return found
 
 
+class Middle(NamedTuple):
+    """Where rows lie, near enough to count from.
+
+    Attributes:
+        unit: The power of two that their deviations are near.
+        inverse: Its inverse.
+        center: Their middle in this unit: the sum of one row, or of two where one float32 has too few digits [m, 1, P].
+    """
+
+    unit: np.ndarray
+    inverse: np.ndarray
+    center: np.ndarray
+
+    def of(self, rows: Any) -> Any:
+        """Rows from the middle, in the unit."""
+        rows = rows * self.inverse
+        for part in self.center:
+            rows = rows - part
+        return rows
+
+    def at(self, mean: np.ndarray) -> "Middle":
+        """The same unit from another middle."""
+        return self._replace(center=_inparts_of(mean * self.inverse, len(self.center)))
+
+
+def _inparts_of(mean: np.ndarray, n: int) -> np.ndarray:
+    """The mean, or two rows whose sum it is, the first of which is float32."""
+    rounded = mean.astype(np.float32).astype(np.float64)
+    return np.stack([mean] if n == 1 else [rounded, mean - rounded])[:, None]
+
+
+def _middle(x: Any, mirror: np.ndarray | None) -> Middle:
+    """The middle of rows from some places, the same for all processes."""
+    starts = np.unique(np.linspace(0, max(len(x) - SHOWN, 0), PLACES).astype(int))
+    shown = np.concatenate([np.asarray(x[start : start + SHOWN]) for start in starts])
+    shown = shown.reshape(len(shown), -1).astype(np.float64)
+    mean = over_processes(shown.sum(axis=0)) / over_processes(np.array(float(len(shown))))
+    mean = mean if mirror is None else (mean + mean[mirror]) / 2
+    away = np.array([np.abs(shown - mean).max(initial=0), np.abs(shown).max(initial=0)])
+    away = of_all(away[None]).max(axis=0)
+    unit = np.exp2(np.round(np.log2(next((a for a in away if 0 < a < np.inf), 1.0))))
+    return Middle(unit, 1 / unit, _inparts_of(mean / unit, 2 if exact_on_devices(x.dtype) else 1))
+
+
 def mean_and_covariance(x: Real[np.ndarray, "n p"], scale: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
-    """The mean and covariance (divisor N) of scale · x, summed in float64 about the mean."""
-    mean, total = _mean(x, None)
-    (covariance,) = _covariances(x, None, mean, total, _parts(x.shape[1], None))
+    """The mean and covariance (divisor N) of scale · x."""
+    middle = _middle(x, None)
+    mean, _, (covariance,) = _covariances(x, None, middle, parts_of(x.shape[1], None))
     return mean * scale, covariance * scale * scale
-
-
-def _pieces(x: Any, weight: np.ndarray | None) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-    """Some rows at a time, flat, and how often they count."""
-    for start in range(0, len(x), ROWS):
-        rows = np.asarray(x[start : start + ROWS])
-        yield rows.reshape(len(rows), -1), None if weight is None else weight[start : start + ROWS]
-
-
-def _mean(x: Any, weight: np.ndarray | None) -> tuple[np.ndarray, float]:
-    """The mean of the rows of all processes, and how many there are."""
-    first, count = np.zeros(int(np.prod(x.shape[1:]))), 0.0
-    for rows, w in _pieces(x, weight):
-        first += rows.sum(axis=0, dtype=np.float64) if w is None else w @ rows
-        count += len(rows) if w is None else float(w.sum())
-    first, count = over_processes(first), float(over_processes(np.array(count)))
-    return first / count, count
 
 
 def scatter_of(
@@ -117,14 +145,14 @@ def scatter_of(
         InputError: For data that are not finite, too large to square, or constant, and a mirror that is none.
     """
     p = int(np.prod(x.shape[1:]))
-    parts = _parts(p, mirror)
+    parts = parts_of(p, mirror)
     with np.errstate(over="ignore", invalid="ignore"):
-        mean, total = _mean(x, weight)
-        mean = mean if mirror is None else (mean + mean[mirror]) / 2
-        covariances = [c * scale**2 for c in _covariances(x, weight, mean, total, parts)]
+        middle = _middle(x, mirror)
+        mean, total, covariances = _covariances(x, weight, middle, parts)
+        covariances = [c * scale**2 for c in covariances]
         largest = max(float(c.max(initial=0)) for c in covariances)
     if not largest < float(np.finfo(dtype).max) ** 0.5:  # false for NaN too
-        finite = all(np.isfinite(rows).all() for rows, _ in _pieces(x, None))
+        finite = all(np.isfinite(rows).all() for rows, _ in pieces(x, None))
         check(finite, "the data contain NaN or infinite values: remove those rows first.")
         raise InputError(f"the data are too large to square in {np.dtype(dtype)}: rescale them to a deviation near 1.")
     found = [_eigen(c, noise_variance) for c in covariances]
@@ -132,14 +160,14 @@ def scatter_of(
     varies = max(values.max() for values, _ in found) - noise_variance > constant
     check(varies, "the data are constant: every row is the same, there is nothing to fit.")
     if robust:
-        found = _robust(x, weight, total, mean, scale, parts, covariances, found, noise_variance)
+        found = _robust(x, weight, total, middle.at(mean), scale, parts, covariances, found, noise_variance)
     variances = np.concatenate([values for values, _ in found])
     axes = np.concatenate([part.back(v.T, p) for part, (_, v) in zip(parts, found, strict=True)])
     order = np.argsort(-variances, kind="stable")
     return Scatter(mean * scale, variances[order], axes[order])
 
 
-def _parts(p: int, mirror: np.ndarray | None) -> list[_Part]:
+def parts_of(p: int, mirror: np.ndarray | None) -> list[_Part]:
     """Parts that rows and their mirror images are uncorrelated in: all features, or the even and the odd ones."""
     every, none = np.arange(p), np.arange(0)
     if mirror is None:
@@ -153,18 +181,35 @@ def _parts(p: int, mirror: np.ndarray | None) -> list[_Part]:
     return [even, odd] if left.size else [even]
 
 
+def _root(xp: Any, rows: Any, weight: Any) -> Any:
+    """The root of how often rows count, a column in their dtype."""
+    return (xp.ones(len(rows)) if weight is None else xp.sqrt(weight)).astype(rows.dtype)[:, None]
+
+
+def counted(xp: Any, rows: Any, weight: Any, shared: tuple[Middle, list[_Part]]) -> list[Any]:
+    """Rows from the middle, in parts, and a column of ones, all of them times the root of how often they count."""
+    middle, parts = shared
+    centered = middle.of(rows)
+    root = _root(xp, centered, weight)
+    if weight is not None:
+        centered = centered * root
+    return [part.of(xp, centered, root) for part in parts]
+
+
 def _covariances(
-    x: Any, weight: np.ndarray | None, mean: np.ndarray, count: float, parts: list[_Part]
-) -> list[np.ndarray]:
-    totals = [np.zeros((q, q)) for q in (len(part.left) + len(part.own) for part in parts)]
-    for rows, w in _pieces(x, weight):
-        centered = rows - mean
-        if w is not None:
-            centered *= np.sqrt(w)[:, None]
-        for total, part in zip(totals, parts, strict=True):
-            y = part.of(centered)
-            total += y.T @ y
-    return [over_processes(total) / count for total in totals]
+    x: Any, weight: np.ndarray | None, middle: Middle, parts: list[_Part]
+) -> tuple[np.ndarray, float, list[np.ndarray]]:
+    """The mean of the rows, how many there are, and their covariances in all parts, from one pass over them."""
+    totals = products(counted, (middle, parts), x, weight)
+    count = float(totals[0][-1, -1])
+    shift = (
+        totals[0][:-1, -1] / count
+    )  # of the mean from the middle; odd features have none, as their mirror images say
+    moments = [total[:-1, :-1] / count for total in totals]
+    moments[0] -= np.outer(shift, shift)
+    p = middle.center.shape[-1]
+    mean = (middle.center.sum(axis=(0, 1)) + parts[0].back(shift[None], p)[0]) * middle.unit
+    return mean, count, [moment * middle.unit**2 for moment in moments]
 
 
 def _eigen(covariance: np.ndarray, noise: float) -> tuple[np.ndarray, np.ndarray]:
@@ -172,11 +217,31 @@ def _eigen(covariance: np.ndarray, noise: float) -> tuple[np.ndarray, np.ndarray
     return np.maximum(variances, 0) + noise, vectors
 
 
+class _Whitened(NamedTuple):
+    """What it takes to whiten rows: their middle and parts, a matrix for each part, and the part of noise in their
+    energies, of so many directions in all."""
+
+    middle: Middle
+    parts: list[_Part]
+    whiten: list[np.ndarray]
+    from_noise: np.ndarray
+    rank: np.ndarray
+
+
+def _of_own_contrast(xp: Any, rows: Any, weight: Any, shared: _Whitened) -> list[Any]:
+    """Whitened rows in units of their own contrast, in parts, and a column of these units."""
+    centered = shared.middle.of(rows).astype(np.float32)
+    z = [part.of(xp, centered) @ w for part, w in zip(shared.parts, shared.whiten, strict=True)]
+    energy = (sum((one * one).sum(axis=1) for one in z) + shared.from_noise) / shared.rank
+    root = _root(xp, centered, (1 if weight is None else weight) / (LEAST_CONTRAST + energy))
+    return [xp.concatenate([one * root, root], axis=1) for one in z]
+
+
 def _robust(
     x: Any,
     weight: np.ndarray | None,
     count: float,
-    mean: np.ndarray,
+    middle: Middle,
     scale: float,
     parts: list[_Part],
     covariances: list[np.ndarray],
@@ -186,25 +251,16 @@ def _robust(
     """The eigenvalues and eigenvectors of the robust scatter. Its sums are taken in the coordinates that the covariance
     whitens, where float32 has all the digits that are needed."""
     kept = [(values[used], v[:, used]) for (values, v), used in zip(found, _with_variance(found), strict=True)]
-    unit = float(np.sqrt(max(values.max(initial=0) for values, _ in kept)))
+    unit = float(middle.unit) * scale
     whiten = [(v * (unit / np.sqrt(values))).astype(np.float32) for values, v in kept]
-    rank = sum(len(values) for values, _ in kept)
-    from_noise = noise * sum(float((1 / values).sum()) for values, _ in kept)
-    totals, shares = [np.zeros((w.shape[1], w.shape[1])) for w in whiten], 0.0
-    for rows, often in _pieces(x, weight):
-        centered = ((rows - mean) * (scale / unit)).astype(np.float32)
-        z = [part.of(centered) @ w for part, w in zip(parts, whiten, strict=True)]
-        energy = (sum((one * one).sum(axis=1, dtype=np.float64) for one in z) + from_noise) / rank
-        w = (1 if often is None else often) / (LEAST_CONTRAST + energy)
-        shares += float(w.sum())
-        root = np.sqrt(w)[:, None].astype(np.float32)
-        for total, one in zip(totals, z, strict=True):
-            one *= root
-            total += one.T @ one
-    robust, shares = [], float(over_processes(np.array(shares)))
+    rank = np.array(sum(len(values) for values, _ in kept))
+    from_noise = np.array(noise * sum(float((1 / values).sum()) for values, _ in kept))
+    totals = products(_of_own_contrast, _Whitened(middle, parts, whiten, from_noise, rank), x, weight)
+    mean_share = float(totals[0][-1, -1]) / count
+    robust = []
     for (values, v), total in zip(kept, totals, strict=True):
         color = v * np.sqrt(values)
-        robust.append(_eigen(color @ over_processes(total) @ color.T / count, shares / count * noise))
+        robust.append(_eigen(color @ (total[:-1, :-1] / count) @ color.T, mean_share * noise))
     return _of_mean_one(robust, covariances, noise)
 
 
