@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from jgmm.covariance.prior import Floor as Floor
     from jgmm.covariance.prior import Prior as Prior
     from jgmm.data.streams import stream as stream
+    from jgmm.em.estimator import GaussianMixture as GaussianMixture
     from jgmm.em.fitting import EMFit as EMFit
     from jgmm.em.fitting import fit_em as fit_em
     from jgmm.em.missing import impute as impute
@@ -39,6 +40,7 @@ _PUBLIC = {
     "EMFit": "jgmm.em.fitting:EMFit",
     "Floor": "jgmm.covariance.prior:Floor",
     "GMM": "jgmm.mixture:GMM",
+    "GaussianMixture": "jgmm.em.estimator:GaussianMixture",
     "InputError": "jgmm.errors:InputError",
     "PCA": "jgmm.encoder.pca:PCA",
     "Prior": "jgmm.covariance.prior:Prior",

@@ -10,6 +10,7 @@ and the statistics of the M-step are Σ r, Σ r (x̂ − μ) and Σ r [(x̂ − 
 share the matrices. Values are taken to be missing at random: that one is missing says nothing of what it is.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -174,15 +175,18 @@ def with_missing(
         The mixture, the objective before each iteration (mean nats a row), and whether its last change was below `tol`.
     """
     counts = None if weight is None else np.asarray(weight)
-    missing = np.isnan(np.asarray(x))
-    pieces = _Pieces.of(missing, counts, x.dtype)
     total = float(len(x) if counts is None else counts.sum())
-    filled, with_prior = jnp.nan_to_num(x, nan=0.0), says_something(prior)
-
-    def step(gmm: GMM) -> tuple[GMM, CompensatedSum, Array]:
-        return _step(gmm, filled, pieces, prior, floor, with_prior=with_prior)
-
+    step = step_with_missing(np.asarray(x), counts, prior, floor)
     return climb(step, gmm, total, x.dtype, max_iter=max_iter, tol=tol)
+
+
+def step_with_missing(
+    x: Float[np.ndarray, "n d"], weight: np.ndarray | None, prior: Prior, floor: Floor
+) -> Callable[[GMM], tuple[GMM, CompensatedSum, Array]]:
+    """An iteration on these rows: the next mixture, and Σ log p(x_o) and log p(parameters) under the last one."""
+    pieces = _Pieces.of(np.isnan(x), weight, x.dtype)
+    filled, with_prior = jnp.nan_to_num(jnp.asarray(x), nan=0.0), says_something(prior)
+    return lambda gmm: _step(gmm, filled, pieces, prior, floor, with_prior=with_prior)
 
 
 def observed_log_prob(gmm: GMM, x: ArrayLike) -> Float[Array, " n"]:
@@ -198,6 +202,11 @@ def observed_log_prob(gmm: GMM, x: ArrayLike) -> Float[Array, " n"]:
     >>> print(observed_log_prob(gmm, [[0.0, np.nan]]).round(3))
     [-0.919]
     """
+    return jax.nn.logsumexp(observed_log_joint(gmm, x), axis=1)
+
+
+def observed_log_joint(gmm: GMM, x: ArrayLike) -> Float[Array, "n k"]:
+    """log w_k + log p(x_o | k) of the features observed in each row, nats. Raises InputError as `observed_log_prob`."""
     return _of_rows(gmm, x)[0]
 
 
@@ -216,14 +225,14 @@ def impute(gmm: GMM, x: ArrayLike) -> Float[Array, "n d"]:
     return _of_rows(gmm, x)[1]
 
 
-def _of_rows(gmm: GMM, x: ArrayLike) -> tuple[Float[Array, " n"], Float[Array, "n d"]]:
+def _of_rows(gmm: GMM, x: ArrayLike) -> tuple[Float[Array, "n k"], Float[Array, "n d"]]:
     check_kind("gmm", gmm, GMM, "a jgmm.GMM")
     check_single(gmm)
     rows = as_floats("x", x, gmm.dtype, finite=False).astype(gmm.dtype)
     check(rows.ndim == 2 and rows.shape[1] == gmm.d, f"expected rows of shape (n, {gmm.d}), got {rows.shape}.")
     missing = np.isnan(np.asarray(rows))
     if len(rows) == 0:
-        return rows[:, 0], rows
+        return jnp.zeros((0, gmm.k), rows.dtype), rows
     return _filled(gmm, jnp.nan_to_num(rows, nan=0.0), jnp.asarray(missing), _Pieces.of(missing, None, rows.dtype))
 
 
@@ -233,9 +242,9 @@ def _filled(gmm: GMM, x: Array, missing: Array, pieces: _Pieces) -> tuple[Array,
         rows, observed = leaf
         found = _expected(gmm, x[rows], observed)
         r = jax.nn.softmax(found.log_joint, axis=1)
-        return jax.nn.logsumexp(found.log_joint, axis=1), einsum("rk,rkd->rd", r, found.x)
+        return found.log_joint, einsum("rk,rkd->rd", r, found.x)
 
     log_p, expected = jax.lax.map(piece, (pieces.rows, pieces.observed))
     index = pieces.rows.ravel()
     whole = jnp.zeros_like(x).at[index].set(expected.reshape(-1, x.shape[1]))
-    return jnp.zeros(len(x), x.dtype).at[index].set(log_p.ravel()), jnp.where(missing, whole, x)
+    return jnp.zeros((len(x), gmm.k), x.dtype).at[index].set(log_p.reshape(-1, gmm.k)), jnp.where(missing, whole, x)

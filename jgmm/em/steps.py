@@ -24,6 +24,7 @@ from jgmm.em.screening import carried_over, log_joint_of_relevant, negligible
 from jgmm.em.statistics import Statistics, collect
 from jgmm.mixture import GMM, log_constant, log_joint
 from jgmm.numerics.chunking import map_chunks
+from jgmm.numerics.linalg import matmul
 from jgmm.numerics.sharding import by_component, everywhere
 from jgmm.numerics.summation import CompensatedSum
 
@@ -208,6 +209,28 @@ def from_clusters(
         return collect(blank, x, r, jnp.zeros_like(weight), jnp.zeros((), x.dtype)), cluster
 
     statistics, _ = rows.sum_with_state(chunk, clusters[None], chunk_size(k))
+    return m_step(blank, statistics, prior, floor)
+
+
+@partial(jax.jit, static_argnames="identity")
+def from_responsibilities(
+    rows: RowsInMemory,
+    r: Float[Array, "k n"],
+    prior: Prior,
+    floor: Floor,
+    *,
+    identity: Callable[..., Covariance],
+) -> GMM:
+    """A mixture from how much of every row its components have, by one M-step; `identity` as for `from_centers`."""
+    counted = r if rows.weight is None else r * rows.weight[None]
+    counts = counted.sum(axis=1)
+    means = matmul(counted, rows.x) / jnp.maximum(counts, jnp.finfo(r.dtype).tiny)[:, None]
+    blank = _blank(rows, means, identity)
+
+    def chunk(x: Array, weight: Array, r: Array) -> tuple[Statistics, Array]:
+        return collect(blank, x, r.T * weight[:, None], jnp.zeros_like(weight), jnp.zeros((), x.dtype)), r
+
+    statistics, _ = rows.sum_with_state(chunk, r, chunk_size(len(r)))
     return m_step(blank, statistics, prior, floor)
 
 

@@ -55,7 +55,11 @@ class Arithmetic(ABC):
         self.tied = tied
 
     @abstractmethod
-    def distances(self, x: np.ndarray, means: np.ndarray, leaf: np.ndarray) -> np.ndarray:
+    def inverse(self, leaf: np.ndarray) -> np.ndarray:
+        """What whitens: inverse Cholesky factors, or inverse variances, in the shape of the leaf."""
+
+    @abstractmethod
+    def distances(self, x: np.ndarray, means: np.ndarray, inverse: np.ndarray) -> np.ndarray:
         """(x_n − μ_k)ᵀ Σ_k⁻¹ (x_n − μ_k), [K, N]."""
 
     @abstractmethod
@@ -89,6 +93,14 @@ class Arithmetic(ABC):
     def scaled(self, leaf: np.ndarray, scale: np.ndarray) -> np.ndarray:
         """The leaf of diag(scale) Σ_k diag(scale)."""
 
+    @abstractmethod
+    def dense(self, leaf: np.ndarray) -> np.ndarray:
+        """Σ_k as scikit-learn writes them: [K, D, D], [K, D] or [K], or without K where there is one for all."""
+
+    @abstractmethod
+    def leaf(self, covariances: np.ndarray) -> np.ndarray:
+        """The inverse of `dense`. Raises numpy.linalg.LinAlgError for matrices that are not positive definite."""
+
     def covariance(self, leaf: Array, d: int) -> Covariance:
         """The family's pytree around a leaf."""
         one = self._wrapped(leaf, d)
@@ -101,15 +113,17 @@ class Arithmetic(ABC):
 class Matrices(Arithmetic):
     """Full covariances."""
 
-    def distances(self, x: np.ndarray, means: np.ndarray, leaf: np.ndarray) -> np.ndarray:
-        whiteners = np.tril(np.linalg.inv(leaf))
+    def inverse(self, leaf: np.ndarray) -> np.ndarray:
+        return np.tril(np.linalg.inv(leaf))
+
+    def distances(self, x: np.ndarray, means: np.ndarray, inverse: np.ndarray) -> np.ndarray:
         if self.tied:
-            return squared_distances(x @ whiteners[0].T, means @ whiteners[0].T, np.ones((1, x.shape[1])))
+            return squared_distances(x @ inverse[0].T, means @ inverse[0].T, np.ones((1, x.shape[1])))
         if means.size * len(x) <= AT_ONCE:
-            y = whiteners @ (np.ascontiguousarray(x.T) - means[:, :, None])
+            y = inverse @ (np.ascontiguousarray(x.T) - means[:, :, None])
             return np.einsum("kdn,kdn->kn", y, y)
         out = np.empty((len(means), len(x)))
-        for k, (mean, whitener) in enumerate(zip(means, whiteners, strict=True)):
+        for k, (mean, whitener) in enumerate(zip(means, inverse, strict=True)):
             y = (x - mean) @ whitener.T
             np.einsum("nd,nd->n", y, y, out=out[k])
         return out
@@ -148,6 +162,13 @@ class Matrices(Arithmetic):
     def scaled(self, leaf: np.ndarray, scale: np.ndarray) -> np.ndarray:
         return scale[:, None] * leaf
 
+    def dense(self, leaf: np.ndarray) -> np.ndarray:
+        covariances = leaf @ leaf.swapaxes(1, 2)
+        return covariances[0] if self.tied else covariances
+
+    def leaf(self, covariances: np.ndarray) -> np.ndarray:
+        return np.linalg.cholesky(covariances[None] if self.tied else covariances)
+
     def _wrapped(self, leaf: Array, d: int) -> Covariance:
         return Full(leaf)
 
@@ -155,8 +176,11 @@ class Matrices(Arithmetic):
 class Diagonals(Arithmetic):
     """Diagonal covariances."""
 
-    def distances(self, x: np.ndarray, means: np.ndarray, leaf: np.ndarray) -> np.ndarray:
-        return squared_distances(x, means, 1 / leaf)
+    def inverse(self, leaf: np.ndarray) -> np.ndarray:
+        return 1 / leaf
+
+    def distances(self, x: np.ndarray, means: np.ndarray, inverse: np.ndarray) -> np.ndarray:
+        return squared_distances(x, means, inverse)
 
     def log_det(self, leaf: np.ndarray, d: int) -> np.ndarray:
         return np.log(leaf).sum(axis=1)
@@ -182,6 +206,12 @@ class Diagonals(Arithmetic):
     def scaled(self, leaf: np.ndarray, scale: np.ndarray) -> np.ndarray:
         return leaf * scale * scale
 
+    def dense(self, leaf: np.ndarray) -> np.ndarray:
+        return leaf[0] if self.tied else leaf
+
+    def leaf(self, covariances: np.ndarray) -> np.ndarray:
+        return np.asarray(covariances)[None] if self.tied else covariances
+
     def _wrapped(self, leaf: Array, d: int) -> Covariance:
         return Diag(leaf)
 
@@ -189,8 +219,8 @@ class Diagonals(Arithmetic):
 class Spheres(Diagonals):
     """Spherical covariances: the mean of the diagonal."""
 
-    def distances(self, x: np.ndarray, means: np.ndarray, leaf: np.ndarray) -> np.ndarray:
-        return super().distances(x, means, np.broadcast_to(leaf[:, None], (len(leaf), x.shape[1])))
+    def distances(self, x: np.ndarray, means: np.ndarray, inverse: np.ndarray) -> np.ndarray:
+        return super().distances(x, means, np.broadcast_to(inverse[:, None], (len(inverse), x.shape[1])))
 
     def log_det(self, leaf: np.ndarray, d: int) -> np.ndarray:
         return d * np.log(leaf)

@@ -74,7 +74,7 @@ def fit_small(
 
     def watch(run: _Run) -> None:
         if callback is not None:
-            callback(run.state(_gmm(run.mixture, arithmetic, dtype), prior))
+            callback(run.state(as_gmm(run.mixture, arithmetic, dtype), prior))
 
     search = _Search(table, max_iter, tol, watch)
     try:
@@ -90,7 +90,7 @@ def fit_small(
     of_x = Mixture(log_weights, middle + means * scale, arithmetic.scaled(leaf, scale))
     log_volume = float(np.log(scale).sum())
     history = [objective - log_volume for objective in best.history]
-    return SmallFit(_gmm(of_x, arithmetic, dtype), history, best.converged)
+    return SmallFit(as_gmm(of_x, arithmetic, dtype), history, best.converged)
 
 
 def clustering_units(deviation: np.ndarray, scale: np.ndarray) -> np.ndarray:
@@ -98,7 +98,7 @@ def clustering_units(deviation: np.ndarray, scale: np.ndarray) -> np.ndarray:
     return np.stack([np.ones_like(scale), scale.max() / scale, np.where(deviation > 0, deviation, 1)])
 
 
-def _gmm(mixture: Mixture, arithmetic: Arithmetic, dtype: Any) -> GMM:
+def as_gmm(mixture: Mixture, arithmetic: Arithmetic, dtype: Any) -> GMM:
     """In JAX; put on the device as it is, so that nothing is compiled."""
     log_weights, means, leaf = (jax.device_put(np.asarray(array, dtype)) for array in mixture)
     return GMM(log_weights, means, arithmetic.covariance(leaf, means.shape[1]))

@@ -40,7 +40,7 @@ class Table:
         """log w_k + log N(x_n | μ_k, Σ_k), [K, N], of some rows."""
         d = self.x.shape[1]
         constant = mixture.log_weights - 0.5 * (self.arithmetic.log_det(mixture.leaf, d) + d * np.log(2 * np.pi))
-        distances = self.arithmetic.distances(self.x[rows], mixture.means, mixture.leaf)
+        distances = self.arithmetic.distances(self.x[rows], mixture.means, self.arithmetic.inverse(mixture.leaf))
         distances *= -0.5
         distances += constant[:, None]
         return distances
@@ -72,7 +72,8 @@ class Table:
             log_det = self.arithmetic.log_det(mixture.leaf, d)
             total += beliefs.strength * float((log_det + spread.sum(axis=1)).sum())
         if beliefs.mean_strength > 0:
-            off = self.arithmetic.distances(beliefs.mean[None], mixture.means, mixture.leaf)
+            inverse = self.arithmetic.inverse(mixture.leaf)
+            off = self.arithmetic.distances(beliefs.mean[None], mixture.means, inverse)
             total += beliefs.mean_strength * float(off.sum())
         return -0.5 * total
 
