@@ -13,6 +13,7 @@ COMMANDS = {
     "python -m jgmm.sweep": "fit many mixtures to the same data, compare them, keep the best",
     "python -m jgmm.evaluate RUN": "likelihood, clusters and anomalies of data under a fitted mixture",
     "python -m jgmm.complete RUN": "one half of an image given the other",
+    "python -m jgmm.convert IN OUT": "mixtures between run folders and the files of other libraries",
     "python -m train": "train a flow from a source to images (from a checkout)",
     "python -m train.sample RUN": "images of a trained flow (from a checkout)",
 }

@@ -23,6 +23,7 @@ FLOORS = [
     {"product"},
     {"source", "conditional", "interpolant"},
     {"completion", "gradient", "metrics", "checkpoint"},
+    {"convert"},
     {"commands"},
     DOORS,
 ]
@@ -35,7 +36,8 @@ def modules():
 
 
 def area(path):
-    return path.relative_to(ROOT / "jgmm").with_suffix("").parts[0]
+    """The part of the house a file is in; the door of a folder is a door."""
+    return "__main__" if path.stem == "__main__" else path.relative_to(ROOT / "jgmm").with_suffix("").parts[0]
 
 
 def imports(path):

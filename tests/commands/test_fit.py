@@ -269,13 +269,14 @@ def test_no_data_and_no_network_names_three_remedies(capsys, tmp_path, monkeypat
 
 def test_help_imports_nothing_heavy():
     doors = "jgmm.__main__, jgmm.fit, jgmm.generate, jgmm.sweep, jgmm.evaluate, jgmm.complete, train.__main__"
+    doors += ", jgmm.convert.__main__"
     heavy = "{'jax', 'matplotlib', 'orbax', 'sklearn', 'flax'}"
     code = f"import sys, {doors}\nassert not {heavy} & set(sys.modules), {heavy} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
     text = subprocess.run([sys.executable, "-m", "jgmm.fit", "--help"], check=True, capture_output=True, text=True)
     assert "--covariance-type" in text.stdout
     listed = subprocess.run([sys.executable, "-m", "jgmm"], check=True, capture_output=True, text=True).stdout
-    for door in ("fit", "generate", "sweep", "evaluate", "complete"):
+    for door in ("fit", "generate", "sweep", "evaluate", "complete", "convert"):
         assert f"python -m jgmm.{door}" in listed
     unknown = subprocess.run([sys.executable, "-m", "jgmm", "fitt"], capture_output=True, text=True)
     assert unknown.returncode == 2

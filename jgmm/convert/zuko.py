@@ -1,0 +1,127 @@
+"""The state_dict of a GMM of zuko, and `jgmm.ConditionalGMM`, whose numbers they share in another order.
+
+zuko writes the logits of the weights, the means, the logarithms of all diagonals (less ε) and then of all components
+what is below them: in `phi` one after the other, or as the outputs of the network `hyper`.
+"""
+
+import re
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Int
+
+from jgmm.conditional import ConditionalGMM
+from jgmm.errors import InputError, check
+
+# zuko's names of families, by how many numbers a covariance has.
+NAMES = {"full": "full", "diag": "diagonal", "spherical": "spherical"}
+
+
+def _order(k: int, d: int, rows: int, m: int) -> Int[np.ndarray, " p"]:
+    """The place in zuko's order of every number of jgmm's vector: zuko has all diagonals, and then all the rest."""
+    head, diagonal = np.arange(k + k * d), min(d, m)
+    first = np.arange(rows * diagonal).reshape(rows, diagonal)
+    rest = rows * diagonal + np.arange(rows * (m - diagonal)).reshape(rows, m - diagonal)
+    return np.concatenate([head, len(head) + np.concatenate([first, rest], axis=1).ravel()])
+
+
+def from_state_dict(
+    state: dict[str, np.ndarray],
+    *,
+    features: int | None = None,
+    components: int | None = None,
+    covariance_type: str = "full",
+    tied: bool = False,
+    epsilon: float = 1e-6,
+    activation: Any = nnx.relu,
+) -> ConditionalGMM:
+    """The model of a state_dict.
+
+    Args:
+        state: Arrays by their names: phi.0, phi.1, ..., or hyper.0.weight, hyper.0.bias, ...
+        features: Of a conditional mixture, whose state_dict does not say it; so are components, covariance_type and
+            tied.
+        epsilon: That the zuko model was made with.
+        activation: Likewise.
+    Raises:
+        InputError: For arrays that do not fit.
+    """
+    dtype = jnp.asarray(next(iter(state.values()), np.zeros(0, np.float32))).dtype
+    options: dict[str, Any] = {"epsilon": epsilon, "activation": activation, "param_dtype": dtype, "rngs": nnx.Rngs(0)}
+    phi = [np.asarray(state[f"phi.{i}"]) for i in range(len(state)) if f"phi.{i}" in state]
+    if phi:
+        known = len(phi) in (3, 4) and phi[0].ndim == 1 and all(array.ndim == 2 for array in phi[1:])
+        check(known, f"expected phi.0 to phi.2 or phi.3 of a zuko GMM, got shapes {[a.shape for a in phi]}.")
+        (k, d), rows = phi[1].shape, len(phi[2])
+        family = "full" if len(phi) == 4 else "diagonal" if phi[2].shape[1] == d else "spherical"
+        model = ConditionalGMM(d, 0, k, family, rows == 1 and k > 1, **options)
+        order = _order(k, d, rows, sum(array.shape[1] for array in phi[2:]))
+        model.bias[...] = jnp.asarray(np.concatenate([array.ravel() for array in phi])[order], dtype)
+        return model
+    weights = [np.asarray(state[name]) for name in _layers(state)]
+    biases = [np.asarray(state[name.replace("weight", "bias")]) for name in _layers(state)]
+    check(weights, f"expected the state_dict of a zuko GMM, phi.0, ... or hyper.0.weight, ..., got {list(state)[:3]}.")
+    if features is None or components is None:
+        raise InputError(
+            "the state_dict of a conditional mixture does not say how many features and components it has: say "
+            "features, components, covariance_type and tied."
+        )
+    hidden = [len(w) for w in weights[:-1]]
+    model = ConditionalGMM(
+        features, weights[0].shape[1], components, covariance_type, tied, hidden_features=hidden, **options
+    )
+    size = model.bias[...].shape[0]
+    check(len(weights[-1]) == size, f"the network has {len(weights[-1])} outputs, such a mixture {size} numbers.")
+    order = _order(model.components, model.features, *_rows(model))
+    for linear, w, b in zip(model.hidden, weights, biases, strict=False):
+        layer: Any = linear
+        layer.kernel[...], layer.bias[...] = jnp.asarray(w.T, dtype), jnp.asarray(b, dtype)
+    last: Any = model.last
+    last.kernel[...] = jnp.asarray(weights[-1].T[:, order], dtype)
+    model.bias[...] = jnp.asarray(biases[-1][order], dtype)
+    return model
+
+
+def to_state_dict(model: ConditionalGMM) -> dict[str, np.ndarray]:
+    """The state_dict of the same model in zuko, made with the same features, components and ε.
+
+    Raises:
+        InputError: For a family that zuko does not have.
+    """
+    family = str(model.covariance_type).removeprefix("tied-")
+    check(family in {*NAMES, "tied"}, f"zuko has no {model.covariance_type} covariances.")
+    k, d = model.components, model.features
+    rows, m = _rows(model)
+    order = np.argsort(_order(k, d, rows, m))
+    bias = np.asarray(model.bias[...])[order]
+    if model.last is None:
+        ends = np.cumsum([k, k * d, rows * min(d, m)])
+        parts = [part for part in np.split(bias, ends) if part.size]
+        shapes = [(k,), (k, d), (rows, min(d, m)), (rows, m - min(d, m))]
+        return {f"phi.{i}": part.reshape(shape) for i, (part, shape) in enumerate(zip(parts, shapes, strict=False))}
+    layers: list[Any] = list(model.hidden)  # whose biases and kernels flax types as ones that may be missing
+    arrays = [(np.asarray(layer.kernel[...]).T, np.asarray(layer.bias[...])) for layer in layers]
+    last: Any = model.last
+    arrays.append((np.asarray(last.kernel[...])[:, order].T, bias))
+    names = [f"hyper.{2 * i}" for i in range(len(arrays))]
+    weights = {f"{name}.weight": w for name, (w, _) in zip(names, arrays, strict=True)}
+    return weights | {f"{name}.bias": b for name, (_, b) in zip(names, arrays, strict=True)}
+
+
+def _rows(model: ConditionalGMM) -> tuple[int, int]:
+    """How many covariances a mixture has, and how many numbers each."""
+    k, d = model.components, model.features
+    rows = 1 if str(model.covariance_type).startswith("tied") else k
+    return rows, (model.bias[...].shape[0] - k - k * d) // rows
+
+
+def _layers(state: dict[str, Any]) -> list[str]:
+    """The weights of the network, in their order. Raises InputError for layers that are not alternately linear."""
+    found = sorted(
+        (int(match[1]), name) for name in state if (match := re.fullmatch(r"hyper\.(\d+)\.weight", name)) is not None
+    )
+    plain = [number for number, _ in found] == list(range(0, 2 * len(found), 2))
+    check(plain, "expected linear layers with activations between them, as zuko's MLP has without normalize=True.")
+    return [name for _, name in found]
