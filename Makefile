@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install fit test test-slow torture lint types bench tpu-check lock clean
+.PHONY: install fit test test-slow torture lint types bench tpu-check docs lock clean
 
 install: .venv/installed
 
@@ -56,10 +56,19 @@ tpu-check: install .venv-tpu/installed
 	.venv-tpu/bin/python -m pip install --quiet --disable-pip-version-check --no-deps "$$($(BIN)/python benchmarks/tpu.py --requirement)"
 	@touch $@
 
+# The site, in build/site; a warning is an error.
+docs: .venv-docs/installed
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --quiet
+
+.venv-docs/installed: docs/site/requirements.txt
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check --requirement docs/site/requirements.txt
+	@touch $@
+
 # Exact versions for every platform and Python from 3.11, from the ranges in pyproject.toml.
 lock: install
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 --extra dev --no-header pyproject.toml --output-file requirements.lock
 
 clean:
-	rm -rf .venv .venv-bench .venv-tpu .pytest_cache .mypy_cache .ruff_cache build *.egg-info
+	rm -rf .venv .venv-bench .venv-docs .venv-tpu .pytest_cache .mypy_cache .ruff_cache build *.egg-info
