@@ -1,4 +1,4 @@
-"""Pages of the site that are files elsewhere in the repository: the README, the notebooks, and what contributors read."""
+"""Pages of the site that are files elsewhere in the repository: the README, the notebooks, what contributors read."""
 
 import html
 import re

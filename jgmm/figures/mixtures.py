@@ -36,7 +36,7 @@ def density(path: Path, gmm: GMM, points: np.ndarray | None = None) -> None:
     for axes in panels:
         _ellipses(axes, gmm, hues)
         axes.set(xlim=(x0, x1), ylim=(y0, y1), xlabel="feature 0", ylabel="feature 1")
-    panels[0].set_title(f"Density of {gmm.k} component(s)")
+    panels[0].set_title(f"Density of {gmm.k} component{'s' if gmm.k > 1 else ''}")
     if points is not None:
         r = np.asarray(gmm.responsibilities(jnp.asarray(points, gmm.means.dtype)))
         panels[1].scatter(*points.T, c=np.clip(r @ hues, 0, 1), s=6)

@@ -120,8 +120,9 @@ def animation(file: FilePath, path: Path, frames: int = 40, n: int = 300) -> Non
     x0, _, _ = sample(jax.random.key(1), path, 0.0, n)
     times = jnp.linspace(0, 1, frames, dtype=x0.dtype)
     x = np.asarray(transport(path, x0, times=times).x)
-    figure, panels = _panels(1, 1, size=4.0)
-    axes = panels[0][0]
+    left, right, bottom, top = window.extent
+    height = 4.0 * min(2.0, max(0.4, (top - bottom) / (right - left)))
+    axes = (figure := Figure(figsize=(4.2, height + 0.4), layout="constrained")).subplots()
 
     def draw(i: int) -> None:
         axes.clear()
