@@ -22,7 +22,7 @@ from jgmm.numerics.pytree import pytree, zeros_of
 from jgmm.numerics.sharding import ROWS, added, free_axes, n_parts, on_all, on_every
 
 # About this many numbers of a chunk, and the fewest rows.
-ELEMENTS, LEAST = 2**22, 256
+ELEMENTS, LEAST = 2**19, 256
 
 S = TypeVar("S", bound=Any)
 

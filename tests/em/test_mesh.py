@@ -25,7 +25,8 @@ def test_ten_iterations_are_those_of_one_device(family, mesh, rng):
     alone = run_em(jax.random.key(0), jnp.asarray(x), **options)
     with jax.set_mesh(mesh_of(mesh)):
         found = run_em(jax.random.key(0), x, **options)
-    assert max(differences(alone.gmm, found.gmm)) < 1e-5
+    # Factors and noise of low-rank covariances are told apart by what is left over, which costs digits.
+    assert max(differences(alone.gmm, found.gmm)) < (3e-5 if "low-rank" in family else 1e-5)
     np.testing.assert_allclose(alone.history, found.history, rtol=1e-6)
     if "component" in mesh:
         assert not found.gmm.means.sharding.is_fully_replicated

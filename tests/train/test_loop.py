@@ -51,7 +51,7 @@ def started(*args, **variables):
 
 
 def finished(process, code=0):
-    out, _ = process.communicate(timeout=240)
+    out, _ = process.communicate(timeout=600)
     assert process.returncode == code, out
     return out
 
