@@ -1,6 +1,8 @@
 """`jgmm.fit_em` beside scikit-learn's GaussianMixture on plain tables: likelihoods and seconds, compiling included.
 
-    python benchmarks/tables.py [--n-init 10]
+    python benchmarks/tables.py [--n-init 10] [--estimator]
+
+With --estimator it is `jgmm.GaussianMixture`, which starts where scikit-learn's starts.
 
 Five data sets of scikit-learn and twenty random mixtures of 2 to 50 features, four families of covariances, float64 and
 float32; the best of `n-init` starts each, everything else as each library has it by default. Likelihoods are judged in
@@ -10,7 +12,8 @@ float64. jgmm is in a process that has fitted one other table; every shape is ne
 import argparse
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import jax
@@ -50,10 +53,10 @@ def by_jgmm(x: np.ndarray, k: int, family: str, n_init: int) -> tuple[Any, ...]:
     return gmm.weights, gmm.means, np.asarray(factors, np.float64), seconds
 
 
-def by_scikit_learn(x: np.ndarray, k: int, family: str, n_init: int) -> tuple[Any, ...]:
+def by_estimator(kind: type, x: np.ndarray, k: int, family: str, n_init: int) -> tuple[Any, ...]:
     """Weights, means, Cholesky factors, and seconds."""
     begun = time.perf_counter()
-    model = GaussianMixture(k, covariance_type=family, n_init=n_init, random_state=0).fit(x)
+    model = kind(k, covariance_type=family, n_init=n_init, random_state=0).fit(x)
     seconds = time.perf_counter() - begun
     c, eye = model.covariances_.astype(np.float64), np.eye(x.shape[1])
     dense = {"full": lambda: c, "tied": lambda: c[None], "diag": lambda: c[:, :, None] * eye}
@@ -76,28 +79,30 @@ def main() -> None:
     """Run all cases, and print a line for each table and a summary for each dtype."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--n-init", type=int, default=10)
-    n_init = parser.parse_args().n_init
+    parser.add_argument("--estimator", action="store_true", help="jgmm.GaussianMixture in the place of jgmm.fit_em")
+    asked = parser.parse_args()
+    n_init, fit = asked.n_init, partial(by_estimator, jgmm.GaussianMixture) if asked.estimator else by_jgmm
     jax.config.update("jax_enable_x64", True)
     warnings.simplefilter("ignore")
     print(f"{describe(machine())}\nbest of {n_init} starts; log-likelihood of jgmm minus scikit-learn's, nats a row\n")
     for dtype in ("float64", "float32"):
         print(f"| {dtype} | rows | features | K |" + "".join(f" {f} |" for f in FAMILIES) + " time |")
         print("|---|---|---|---|" + "---|" * (len(FAMILIES) + 1))
-        compare(dtype, n_init)
+        compare(dtype, n_init, fit)
 
 
-def compare(dtype: str, n_init: int) -> None:
+def compare(dtype: str, n_init: int, fit: Callable[..., tuple[Any, ...]]) -> None:
     """All cases in one dtype."""
     warm = np.random.default_rng(0).standard_normal((50, 2)).astype(dtype)
-    by_jgmm(warm, 2, "full", 1), by_scikit_learn(warm, 2, "full", 1)
+    fit(warm, 2, "full", 1), by_estimator(GaussianMixture, warm, 2, "full", 1)
     good, failed, total = 0, 0, np.zeros(2)
     for name, x, k in tables():
         cells, seconds = [], np.zeros(2)
         for family in FAMILIES:
-            *ours, ours_took = by_jgmm(x.astype(dtype), k, family, n_init)
+            *ours, ours_took = fit(x.astype(dtype), k, family, n_init)
             value = judge(x, *ours)
             try:
-                *theirs, took = by_scikit_learn(x.astype(dtype), k, family, n_init)
+                *theirs, took = by_estimator(GaussianMixture, x.astype(dtype), k, family, n_init)
                 difference = value - judge(x, *theirs)
             except (ValueError, np.linalg.LinAlgError):  # its own error, or covariances that are not positive definite
                 failed, difference = failed + 1, np.inf

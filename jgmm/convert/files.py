@@ -41,8 +41,9 @@ def read(
     ending = path.suffix.lower()
     check(ending in READERS, f"{path}: expected a folder or a file {', '.join(READERS)}.")
     if ending in (".pkl", ".joblib"):
-        beside = statistics_of(path)
-        return READERS[ending](path, as_path("statistics", statistics) if statistics else beside, shape)
+        beside = statistics_of(path) if statistics is None else as_path("statistics", statistics)
+        check(statistics is None or beside.exists(), f"the statistics {beside} do not exist.")
+        return READERS[ending](path, beside, shape)
     return READERS[ending](path, **options) if ending in (".pt", ".pth") else READERS[ending](path)
 
 

@@ -160,7 +160,9 @@ class GaussianMixture(mixture.GaussianMixture):
         state = self._stepwise
         X, weight = self._checked(X, sample_weight, least=1, first=state is None)
         first: dict[str, Any] = {}
-        if state is None:
+        if state is not None:
+            X = X.astype(self.means_.dtype, copy=False)
+        else:
             seed = check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
             first = {"k": self.n_components, "key": seed, "covariance_type": self.covariance_type}
         with _precision(X.dtype):

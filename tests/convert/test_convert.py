@@ -254,5 +254,7 @@ def test_bad_files_are_refused(tmp_path):
     with pytest.raises(InputError, match="does not have 12 features"):
         read(tmp_path / "j.pkl", shape=(2, 2, 2))
     assert read(tmp_path / "j.pkl").shape == (2, 2, 3)
+    with pytest.raises(InputError, match="statistics .* do not exist"):
+        read(tmp_path / "j.pkl", statistics=tmp_path / "none.pt")
     with pytest.raises(InputError, match="source of images"):
         write(tmp_path / "k.pkl", jgmm.unnormalized(mixture("diag"), Identity(4), (4,)))
