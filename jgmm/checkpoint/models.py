@@ -83,7 +83,7 @@ def _conditional_structure(model: ConditionalGMM) -> dict[str, Any]:
     if not isinstance(family, str):
         blank = jax.eval_shape(lambda: model(jnp.zeros(model.context) if model.context else None))
         family = family_of(blank.covariance, blank.k, blank.d)
-        check(isinstance(family, str), "the covariance family has no name: register it in jgmm.registry.COVARIANCES.")
+        family = family if isinstance(family, str) else describe(blank.covariance)
     names = ("features", "context", "components", "epsilon", "hidden_features")
     options = {name: getattr(model, name) for name in names}
     dtype = str(model.bias[...].dtype)
@@ -91,7 +91,11 @@ def _conditional_structure(model: ConditionalGMM) -> dict[str, Any]:
 
 
 def _rebuild_conditional(structure: dict[str, Any]) -> tuple[Any, Callable[[Any], ConditionalGMM]]:
+    family = structure["covariance_type"]
+    if not isinstance(family, str):  # such as low-rank covariances of another rank than the name has
+        family = family_of(abstract(family), structure["components"], structure["features"])
     options = structure | {
+        "covariance_type": family,
         "activation": ACTIVATIONS[structure["activation"]],
         "param_dtype": jnp.dtype(structure["param_dtype"]),
     }

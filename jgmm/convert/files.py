@@ -1,5 +1,6 @@
 """`read` and `write`: models by the endings of their files."""
 
+import difflib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,9 @@ def read(
     check(path.exists(), f"{path} does not exist.")
     ending = path.suffix.lower()
     check(ending in READERS, f"{path}: expected a folder or a file {', '.join(READERS)}.")
+    known = {"features", "components", "covariance_type", "tied", "epsilon", "activation"}
+    others = [name for name in options if name not in known]
+    check(not others, f"unknown option {', '.join(others)}: a .pt file has {', '.join(sorted(known))}.")
     if ending in (".pkl", ".joblib"):
         beside = statistics_of(path) if statistics is None else as_path("statistics", statistics)
         check(statistics is None or beside.exists(), f"the statistics {beside} do not exist.")
@@ -57,6 +61,8 @@ def write(path: str | Path, model: Model, *, force: bool = False) -> list[Path]:
     path = as_path("path", path)
     ending = path.suffix.lower()
     if ending not in WRITERS:
+        near = difflib.get_close_matches(ending, WRITERS, n=1)
+        check(not near, f"{path} is neither a name of a folder nor ends in one of {', '.join(WRITERS)}.")
         save(path, model)
         return [path]
     parts = WRITERS[ending](path, model)
@@ -90,15 +96,13 @@ def _read_pickle(path: Path, statistics: Path, shape: tuple[int, int, int] | Non
 def _read_skops(path: Path) -> GMM:
     library = installed("skops.io")
     try:
-        return from_estimator(library.load(path))  # which trusts the types of scikit-learn and NumPy alone
+        return from_estimator(library.load(path, trusted=["jgmm.em.estimator.GaussianMixture"]))
     except Exception as error:  # whatever a damaged file makes of it
         raise InputError(f"{path} is refused ({error}).") from error
 
 
 def _read_torch(path: Path, **options: Any) -> ConditionalGMM:
-    state = read_tensors(path)
-    check(isinstance(state, dict) and state, f"{path} holds no state_dict.")
-    return from_state_dict(state, **options)
+    return from_state_dict(read_tensors(path), **options)
 
 
 def _single(model: Model) -> GMM:

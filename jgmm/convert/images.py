@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from jgmm.convert.estimators import EXACT, check_fitted, fitted, from_arrays, to_estimator
+from jgmm.convert.estimators import EXACT, check_fitted, fitted, from_arrays, reordered, scikit_learns
 from jgmm.covariance.full import Full
 from jgmm.encoder.base import Encoder, decode_means
 from jgmm.encoder.identity import Identity
@@ -49,13 +49,21 @@ def source_from(
     check(estimator is not None, f"expected a dictionary with 'gmm' and 'pca', got {short(list(content))}.")
     check_fitted(estimator)
     means = np.asarray(estimator.means_)
+    check(means.ndim == 2, f"means must have shape (k, d), got {means.shape}.")
+    if pca is not None:
+        missing = [name for name in ("mean_", "components_", "explained_variance_") if not hasattr(pca, name)]
+        check(not missing, f"expected a fitted PCA, got {short(pca)} without {', '.join(missing)}.")
     mean: Any = None
     std: Any = None
     p = means.shape[1] if pca is None else np.asarray(pca.components_).shape[1]
     if statistics is not None:
+        arrays = [statistics.get(name) for name in ("mean", "std")] if isinstance(statistics, dict) else [None]
+        known = all(isinstance(array, np.ndarray) for array in arrays)
+        check(known, f"expected statistics with the arrays mean and std, got {short(statistics)}.")
         mean, std = (np.asarray(statistics.get(name, 0.0), np.float64) for name in ("mean", "std"))
         fits = mean.shape == std.shape and mean.ndim == 4 and mean.size == p
         check(fits, f"expected the mean and std of images of {p} numbers, [1, C, H, W], got {mean.shape}, {std.shape}.")
+        check(bool((std > 0).all()) and bool(np.isfinite(mean).all()), "the statistics need deviations above zero.")
         shape = (mean.shape[2], mean.shape[3], mean.shape[1])
     shape = _shape(p, shape)
     family, first = estimator.covariance_type, channels_first(shape)
@@ -84,22 +92,11 @@ def content_from(source: Source) -> tuple[dict[str, Any], dict[str, Float[np.nda
     if not isinstance(source.gmm, GMM):
         raise InputError("a product of blocks is no mixture that scikit-learn has.")
     gmm = source.gmm if isinstance(source.encoder, Identity) else _of_pixels(source.gmm, source)
-    found, order = to_estimator(gmm), channels_first((source.shape[0], source.shape[1], source.shape[2]))
-    family, exact = found.covariance_type, getattr(found, EXACT)
-    found = fitted(found.weights_, *reordered(found.means_, found.covariances_, family, order), family, exact)
+    family, exact = scikit_learns(gmm)
+    order = channels_first((source.shape[0], source.shape[1], source.shape[2]))
+    found = fitted(np.asarray(gmm.means, np.float64), family, exact, order)
     maps = [np.broadcast_to(np.asarray(a), source.shape).transpose(2, 0, 1)[None] for a in (source.mean, source.std)]
     return {"gmm": found, "pca": None}, dict(zip(("mean", "std"), map(np.ascontiguousarray, maps), strict=True))
-
-
-def reordered(
-    means: np.ndarray, covariances: np.ndarray, family: str, order: Int[np.ndarray, " d"]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Scikit-learn's arrays of the same mixture, whose features are given in another order."""
-    if family in ("full", "tied"):
-        covariances = covariances[..., order[:, None], order[None]]
-    elif family == "diag":
-        covariances = covariances[:, order]
-    return means[:, order], covariances
 
 
 def _shape(p: int, shape: tuple[int, ...] | None) -> tuple[int, int, int]:
@@ -107,7 +104,8 @@ def _shape(p: int, shape: tuple[int, ...] | None) -> tuple[int, int, int]:
     if shape is None:
         check(3 * side * side == p, f"{p} features are no square image of three channels: say its shape, H W C.")
         return side, side, 3
-    check(len(shape) == 3 and math.prod(shape) == p, f"an image {tuple(shape)} does not have {p} features.")
+    fits = len(shape) == 3 and min(shape) > 0 and math.prod(shape) == p
+    check(fits, f"an image {tuple(shape)} does not have {p} features.")
     return (shape[0], shape[1], shape[2])
 
 

@@ -8,14 +8,26 @@ from typing import Any
 import numpy as np
 
 from jgmm.convert.estimators import from_arrays
+from jgmm.convert.restricted import Refusing
+from jgmm.em.engines import in_numpy
+from jgmm.em.small.families import arithmetic_of
 from jgmm.errors import InputError, check
 from jgmm.mixture import GMM
+from jgmm.registry import COVARIANCES
 
 NAMES = ("weights", "means", "covariances")
 
 
-def _parts(gmm: GMM) -> dict[str, np.ndarray]:
-    return {name: np.ascontiguousarray(array) for name, array in gmm.to_parameters()._asdict().items()}
+def _parts(gmm: GMM) -> tuple[str, dict[str, np.ndarray]]:
+    """The family and the arrays, in float64. Raises InputError for a family that scikit-learn has no form for."""
+    check(gmm.batch_shape == (), f"expected one mixture, got a batch of shape {gmm.batch_shape}.")
+    name = gmm.covariance.name
+    arithmetic = arithmetic_of(name) if name in COVARIANCES else None
+    if arithmetic is None:
+        raise InputError(f"{name} covariances have no form in scikit-learn: keep them with jgmm.save.")
+    found = in_numpy(gmm)
+    parts = np.exp(found.log_weights), found.means, arithmetic.dense(found.leaf)
+    return name, dict(zip(NAMES, map(np.ascontiguousarray, parts), strict=True))
 
 
 def _made(path: Path, arrays: dict[str, Any], family: Any) -> GMM:
@@ -27,29 +39,24 @@ def _made(path: Path, arrays: dict[str, Any], family: Any) -> GMM:
 
 def read_npz(path: Path) -> GMM:
     """Raises InputError for anything else."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, KeyError) as error:
-        raise InputError(f"{path} is no .npz file of numbers, or is damaged ({error}).") from error
+    with Refusing(path, ".npz file of numbers"), np.load(path, allow_pickle=False) as file:
+        arrays = {name: file[name] for name in file.files}
     return _made(path, arrays, arrays.get("covariance_type"))
 
 
 def write_npz(path: Path, gmm: GMM) -> None:
     """Raises InputError for a family without scikit-learn's form."""
+    name, parts = _parts(gmm)
+    arrays: dict[str, Any] = {**parts, "covariance_type": np.array(name)}
     with path.open("wb") as file:
-        arrays: dict[str, Any] = {**_parts(gmm), "covariance_type": np.array(gmm.covariance.name)}
         np.savez(file, **arrays)
 
 
 def read_safetensors(path: Path) -> GMM:
     """Raises InputError for anything else, and where safetensors is not installed."""
     library = installed("safetensors")
-    try:
-        with library.safe_open(path, framework="numpy") as file:
-            metadata, arrays = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (library.SafetensorError, OSError) as error:
-        raise InputError(f"{path} is no .safetensors file, or is damaged ({error}).") from error
+    with Refusing(path, ".safetensors file"), library.safe_open(path, framework="numpy") as file:
+        metadata, arrays = file.metadata() or {}, {name: file.get_tensor(name) for name in list(file.keys())}
     return _made(path, arrays, metadata.get("covariance_type"))
 
 
@@ -58,7 +65,8 @@ def write_safetensors(path: Path, gmm: GMM) -> None:
     installed("safetensors")
     from safetensors.numpy import save_file
 
-    save_file(_parts(gmm), path, metadata={"covariance_type": gmm.covariance.name})
+    name, parts = _parts(gmm)
+    save_file(parts, path, metadata={"covariance_type": name})
 
 
 def installed(name: str) -> ModuleType:

@@ -8,13 +8,15 @@ import io
 import pickle
 import zipfile
 from collections import OrderedDict
+from operator import index
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
-from jgmm.errors import InputError, check, short
+from jgmm.convert.restricted import Refusing, Restricted
+from jgmm.errors import check, short
 
 # Types of numbers by the names of their storages.
 STORAGES = {
@@ -54,55 +56,44 @@ def read_tensors(path: Path) -> Any:
         InputError: For a file that is damaged, of PyTorch before 1.6, or holds anything but tensors, which is named;
             nothing of it has been run.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = [name for name in archive.namelist() if name.endswith("data.pkl")]
-            check(len(names) == 1, f"{path} is no file of PyTorch: it has no data.pkl.")
-            return _Reader(archive, names[0]).load()
-    except InputError:
-        raise
-    except zipfile.BadZipFile as error:
-        remedy = "load it in PyTorch 1.6 or newer and save it again"
-        raise InputError(f"{path} is no file of PyTorch, or an old one ({error}): {remedy}.") from error
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {(error.strerror or str(error)).lower()}.") from error
-    except pickle.UnpicklingError as error:
-        raise InputError(f"{path} is refused, {error}. Nothing of it has been run.") from None
-    except Exception as error:  # a damaged or hostile stream may raise anything
-        raise InputError(f"{path} is no file of tensors, or is damaged ({error}).") from error
+    with Refusing(path, "file of tensors of PyTorch 1.6 or newer"), zipfile.ZipFile(path) as archive:
+        names = [name for name in archive.namelist() if name.endswith("data.pkl")]
+        check(len(names) == 1, f"{path} is no file of PyTorch: it has no data.pkl.")
+        return _Reader(archive, names[0]).load()
 
 
-class _Reader(pickle.Unpickler):
+class _Reader(Restricted):
     def __init__(self, archive: zipfile.ZipFile, name: str):
-        super().__init__(io.BytesIO(archive.read(name)))
-        self.archive, self.folder = archive, name.removesuffix("data.pkl")
-        order = self.folder + "byteorder"
-        self.order = "<" if order not in archive.namelist() or archive.read(order) == b"little" else ">"
-
-    def find_class(self, module: str, name: str) -> Any:
-        if module in ("torch", "torch.storage") and name in STORAGES:
-            return _Name(module, name)
-        admitted = {
+        admitted: dict[str, Any] = {
             "collections.OrderedDict": OrderedDict,
             "torch._utils._rebuild_tensor_v2": _tensor,
             "torch._utils._rebuild_parameter": _parameter,
         }
-        if f"{module}.{name}" not in admitted:
-            raise pickle.UnpicklingError(f"it holds {module}.{name}, which is no tensor")
-        return admitted[f"{module}.{name}"]
+        for module in ("torch", "torch.storage"):
+            admitted |= {f"{module}.{kind}": _Name(module, kind) for kind in STORAGES}
+        super().__init__(io.BytesIO(archive.read(name)), admitted)
+        self.archive, self.folder = archive, name.removesuffix("data.pkl")
+        order = self.folder + "byteorder"
+        self.order = "<" if order not in archive.namelist() or archive.read(order) == b"little" else ">"
+
+    def built(self, made: Any, state: Any) -> Any:
+        """A state_dict says of which versions its parts are, which nobody asks for."""
+        return made if isinstance(made, OrderedDict) else super().built(made, state)
 
     def persistent_load(self, pid: Any) -> np.ndarray:
+        """The numbers of a storage."""
         kind, storage, key, _, n = pid
         check(kind == "storage" and isinstance(storage, _Name), f"expected a storage of numbers, got {short(pid)}.")
         dtype = STORAGES[storage.name]
         written = dtype if dtype.kind == "V" else dtype.newbyteorder(self.order)  # bfloat16 has no byte order
         found = np.frombuffer(self.archive.read(f"{self.folder}data/{key}"), written)
-        check(len(found) >= n, f"the storage {key} is cut short.")
+        check(len(found) >= index(n), f"the storage {key} is cut short.")
         return found.astype(dtype, copy=False)
 
 
 def _tensor(storage: np.ndarray, offset: int, size: tuple, stride: tuple, *_: Any) -> np.ndarray:
     """The array of a tensor. Raises IndexError for one that reaches beyond its storage."""
+    offset, size, stride = index(offset), tuple(map(index, size)), tuple(map(index, stride))
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     if min((offset, *size, *stride), default=0) < 0 or (0 not in size and last >= len(storage)):
         raise IndexError("a tensor reaches beyond its storage")

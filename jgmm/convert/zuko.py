@@ -4,16 +4,18 @@ zuko writes the logits of the weights, the means, the logarithms of all diagonal
 what is below them: in `phi` one after the other, or as the outputs of the network `hyper`.
 """
 
+import math
 import re
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Int
 
 from jgmm.conditional import ConditionalGMM
-from jgmm.errors import InputError, check
+from jgmm.errors import InputError, check, short
 
 # zuko's names of families, by how many numbers a covariance has.
 NAMES = {"full": "full", "diag": "diagonal", "spherical": "spherical"}
@@ -28,7 +30,7 @@ def _order(k: int, d: int, rows: int, m: int) -> Int[np.ndarray, " p"]:
 
 
 def from_state_dict(
-    state: dict[str, np.ndarray],
+    state: Any,
     *,
     features: int | None = None,
     components: int | None = None,
@@ -40,7 +42,8 @@ def from_state_dict(
     """The model of a state_dict.
 
     Args:
-        state: Arrays by their names: phi.0, phi.1, ..., or hyper.0.weight, hyper.0.bias, ...
+        state: Arrays by their names: phi.0, phi.1, ..., or hyper.0.weight, hyper.0.bias, ...; or a dictionary that has
+            them as its state_dict.
         features: Of a conditional mixture, whose state_dict does not say it; so are components, covariance_type and
             tied.
         epsilon: That the zuko model was made with.
@@ -48,21 +51,18 @@ def from_state_dict(
     Raises:
         InputError: For arrays that do not fit.
     """
-    dtype = jnp.asarray(next(iter(state.values()), np.zeros(0, np.float32))).dtype
+    arrays = _numbers(state)
+    dtype = jax.dtypes.canonicalize_dtype(next(iter(arrays.values())).dtype)
     options: dict[str, Any] = {"epsilon": epsilon, "activation": activation, "param_dtype": dtype, "rngs": nnx.Rngs(0)}
-    phi = [np.asarray(state[f"phi.{i}"]) for i in range(len(state)) if f"phi.{i}" in state]
-    if phi:
-        known = len(phi) in (3, 4) and phi[0].ndim == 1 and all(array.ndim == 2 for array in phi[1:])
-        check(known, f"expected phi.0 to phi.2 or phi.3 of a zuko GMM, got shapes {[a.shape for a in phi]}.")
-        (k, d), rows = phi[1].shape, len(phi[2])
-        family = "full" if len(phi) == 4 else "diagonal" if phi[2].shape[1] == d else "spherical"
-        model = ConditionalGMM(d, 0, k, family, rows == 1 and k > 1, **options)
-        order = _order(k, d, rows, sum(array.shape[1] for array in phi[2:]))
-        model.bias[...] = jnp.asarray(np.concatenate([array.ravel() for array in phi])[order], dtype)
-        return model
-    weights = [np.asarray(state[name]) for name in _layers(state)]
-    biases = [np.asarray(state[name.replace("weight", "bias")]) for name in _layers(state)]
-    check(weights, f"expected the state_dict of a zuko GMM, phi.0, ... or hyper.0.weight, ..., got {list(state)[:3]}.")
+    if "phi.0" in arrays:
+        return _unconditional([arrays[name] for name in sorted(arrays)], options)
+    weights = [arrays[name] for name in _layers(arrays)]
+    biases = [arrays.get(name.replace("weight", "bias"), np.zeros(0)) for name in _layers(arrays)]
+    check(weights, f"expected the state_dict of a zuko GMM, phi.0, ... or hyper.0.weight, ..., got {list(arrays)[:3]}.")
+    sizes = [w.shape[:1] for w in weights]
+    chained = all(w.ndim == 2 for w in weights) and [b.shape for b in biases] == sizes
+    chained = chained and all(a.shape[0] == b.shape[1] for a, b in zip(weights, weights[1:], strict=False))
+    check(chained, f"expected layers that follow each other, got weights {[w.shape for w in weights]}.")
     if features is None or components is None:
         raise InputError(
             "the state_dict of a conditional mixture does not say how many features and components it has: say "
@@ -84,6 +84,37 @@ def from_state_dict(
     return model
 
 
+def _numbers(state: Any) -> dict[str, np.ndarray]:
+    """The arrays of a state_dict. Raises InputError for anything else."""
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
+    check(isinstance(state, dict) and len(state) > 0, f"expected a state_dict, got {short(state)}.")
+    floats = all(isinstance(array, np.ndarray) and array.dtype.kind in "fV" for array in state.values())
+    check(floats, "expected a state_dict of floating-point tensors by their names.")
+    finite = all(np.isfinite(array.astype(np.float64)).all() for array in state.values())
+    check(finite, "the state_dict has values that are not finite.")
+    return dict(state)
+
+
+def _unconditional(phi: list[np.ndarray], options: dict[str, Any]) -> ConditionalGMM:
+    """A mixture without a context. Raises InputError for arrays that are none."""
+    shapes = [array.shape for array in phi]
+    k, d = shapes[1] if len(shapes) > 1 and len(shapes[1]) == 2 else (0, 0)
+    rows = shapes[2][0] if len(shapes) > 2 and len(shapes[2]) == 2 else 0
+    families = {
+        "full": [(k,), (k, d), (rows, d), (rows, d * (d - 1) // 2)],
+        "diagonal": [(k,), (k, d), (rows, d)],
+        "spherical": [(k,), (k, d), (rows, 1)],
+    }
+    family = next((name for name, expected in families.items() if shapes == expected), None)
+    if family is None or rows not in (1, k) or k == 0:
+        raise InputError(f"expected phi.0 to phi.2 or phi.3 of a zuko GMM, got arrays of shapes {shapes}.")
+    model = ConditionalGMM(d, 0, k, family, rows == 1 and k > 1, **options)
+    order = _order(k, d, rows, sum(array.shape[1] for array in phi[2:]))
+    model.bias[...] = jnp.asarray(np.concatenate([array.ravel() for array in phi])[order], options["param_dtype"])
+    return model
+
+
 def to_state_dict(model: ConditionalGMM) -> dict[str, np.ndarray]:
     """The state_dict of the same model in zuko, made with the same features, components and ε.
 
@@ -97,10 +128,9 @@ def to_state_dict(model: ConditionalGMM) -> dict[str, np.ndarray]:
     order = np.argsort(_order(k, d, rows, m))
     bias = np.asarray(model.bias[...])[order]
     if model.last is None:
-        ends = np.cumsum([k, k * d, rows * min(d, m)])
-        parts = [part for part in np.split(bias, ends) if part.size]
-        shapes = [(k,), (k, d), (rows, min(d, m)), (rows, m - min(d, m))]
-        return {f"phi.{i}": part.reshape(shape) for i, (part, shape) in enumerate(zip(parts, shapes, strict=False))}
+        shapes = [(k,), (k, d), (rows, min(d, m))] + [(rows, m - d)] * (family in ("full", "tied"))
+        parts = np.split(bias, np.cumsum([math.prod(shape) for shape in shapes])[:-1])
+        return {f"phi.{i}": part.reshape(shape) for i, (part, shape) in enumerate(zip(parts, shapes, strict=True))}
     layers: list[Any] = list(model.hidden)  # whose biases and kernels flax types as ones that may be missing
     arrays = [(np.asarray(layer.kernel[...]).T, np.asarray(layer.bias[...])) for layer in layers]
     last: Any = model.last

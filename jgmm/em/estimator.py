@@ -63,6 +63,7 @@ class GaussianMixture(mixture.GaussianMixture):
     lower_bounds_: list[float]
     _gmm: GMM | None = None
     _stepwise: Stepwise | None = None
+    _family: Any = None
 
     _parameter_constraints: dict = {
         **mixture.GaussianMixture._parameter_constraints,
@@ -126,18 +127,19 @@ class GaussianMixture(mixture.GaussianMixture):
         X, weight = self._checked(X, sample_weight, least=2)
         counted = slice(None) if weight is None else weight > 0
         rows, weight = X[counted], None if weight is None else weight[counted]
+        self._check_enough(rows)
         goes_on = self.warm_start and hasattr(self, "converged_")
-        self._stepwise = None
         with _precision(X.dtype):
             engine = engine_for(rows, weight, self.covariance_type, int(self.n_components), float(self.reg_covar))
-            rng, best, best_bounds, self.converged_ = check_random_state(self.random_state), None, [], False
+            rng, best, best_bounds, best_converged = check_random_state(self.random_state), None, [], False
             for i in range(1 if goes_on else self.n_init):
                 self._print_verbose_msg_init_beg(i)
                 start = self._found() if goes_on else self._start(engine, rows, weight, rng)
                 state, bounds, converged = self._climb(engine, start, self.lower_bound_ if goes_on else -np.inf)
-                if best is None or bounds[-1:] > best_bounds[-1:]:
-                    best, best_bounds, self.converged_ = state, bounds, converged
+                if best is None or not bounds or bounds[-1] > best_bounds[-1]:
+                    best, best_bounds, best_converged = state, bounds, converged
             self._keep(engine.mixture(best), X.dtype)
+        self._stepwise, self.converged_ = None, best_converged
         if not self.converged_ and self.max_iter > 0:
             warnings.warn(
                 "Best performing initialization did not converge. Try different init parameters, or increase max_iter, "
@@ -151,14 +153,21 @@ class GaussianMixture(mixture.GaussianMixture):
 
     def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> "GaussianMixture":
         """Improve the mixture by a batch of rows, seen once (`jgmm.partial_fit`); the first batch, which must have as
-        many rows as there are components, says where EM starts, and the units of features. Of the parameters
-        `n_components`, `covariance_type` and `random_state` count.
+        many rows as there are components, says where EM starts, and the units of features. It goes on from
+        `partial_fit` alone. Of the parameters `n_components`, `covariance_type` and `random_state` count.
 
         Raises:
             ValueError: As `fit`, and for families whose statistics cannot be averaged (low-rank).
         """
         state = self._stepwise
         X, weight = self._checked(X, sample_weight, least=1, first=state is None)
+        if state is None and hasattr(self, "converged_"):
+            warnings.warn("partial_fit begins anew: what fit has found is given up.", UserWarning, stacklevel=2)
+        if state is None:
+            self._check_enough(X)
+        elif (self.n_components, self.covariance_type) != (state.z_gmm.k, self._family):
+            raise ValueError("n_components and covariance_type are those of the first batch: clone the mixture first.")
+        self._family = self.covariance_type
         first: dict[str, Any] = {}
         if state is not None:
             X = X.astype(self.means_.dtype, copy=False)
@@ -166,7 +175,8 @@ class GaussianMixture(mixture.GaussianMixture):
             seed = check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
             first = {"k": self.n_components, "key": seed, "covariance_type": self.covariance_type}
         with _precision(X.dtype):
-            self._stepwise = found = partial_fit(state, X, sample_weight=weight, **first)
+            found = partial_fit(state, X, sample_weight=weight, **first)
+            self._stepwise = jax.tree.map(np.asarray, found)  # which is pickled in its own precision
             self._keep(found.gmm if self._arithmetic() is None else in_numpy(found.gmm), X.dtype)
         self.n_iter_, self.converged_, self.lower_bound_ = int(found.steps), False, float(found.log_likelihood)
         self.lower_bounds_ = [*(self.lower_bounds_ if state is not None else []), self.lower_bound_]
@@ -178,7 +188,11 @@ class GaussianMixture(mixture.GaussianMixture):
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """The mean of `score_samples`, in which rows count as often as `sample_weight` says."""
-        return float(np.average(self.score_samples(X), weights=sample_weight))
+        found = self.score_samples(X)
+        if sample_weight is None:
+            return float(found.mean())
+        weight = _check_sample_weight(sample_weight, found, dtype=np.float64, ensure_non_negative=True)
+        return float(np.average(found, weights=weight))
 
     def predict(self, X: Any) -> np.ndarray:
         """The component of the largest responsibility of each row [N]."""
@@ -222,15 +236,17 @@ class GaussianMixture(mixture.GaussianMixture):
         """Rows and weights as arrays. Raises ValueError for what are none, and for parameters that do not fit."""
         self._validate_params()
         X = self._rows(X, reset=first, ensure_min_samples=least)
-        n, k = len(X), self.n_components
-        if first and n < k:
-            raise ValueError(f"Expected n_samples >= n_components but got n_components = {k}, n_samples = {n}")
         if self.precisions_init is not None and self.covariance_type not in _FAMILIES:
             raise ValueError(f"precisions_init needs covariances of {sorted(_FAMILIES)}, got {self.covariance_type!r}.")
         self._check_parameters(X, xp=np)
         if sample_weight is None:
             return X, None
         return X, _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+
+    def _check_enough(self, X: np.ndarray) -> None:
+        n, k = len(X), self.n_components
+        if n < k:
+            raise ValueError(f"Expected n_samples >= n_components but got n_components = {k}, n_samples = {n}")
 
     def _rows(self, X: Any, **options: Any) -> np.ndarray:
         finite = "allow-nan" if self.missing == "marginal" else True
@@ -295,11 +311,13 @@ class GaussianMixture(mixture.GaussianMixture):
 
     def _keep(self, found: Mixture | GMM, dtype: Any) -> None:
         """Write the attributes of a mixture."""
-        self._gmm = found if isinstance(found, GMM) else None
+        self._gmm = jax.tree.map(np.asarray, found) if isinstance(found, GMM) else None
         self.weights_ = np.exp(np.asarray(found.log_weights, np.float64)).astype(dtype)
         self.weights_ /= self.weights_.sum()
         self.means_ = np.asarray(found.means).astype(dtype)
         if isinstance(found, GMM):
+            for name in ("covariances_", "precisions_", "precisions_cholesky_"):
+                self.__dict__.pop(name, None)
             return
         arithmetic = self._arithmetic()
         inverse = arithmetic.inverse(found.leaf)
@@ -316,7 +334,12 @@ class GaussianMixture(mixture.GaussianMixture):
             return self._gmm
         with np.errstate(divide="ignore"):
             log_weights = np.log(np.asarray(self.weights_, np.float64))
-        leaf = self._arithmetic().leaf(np.asarray(self.covariances_, np.float64))
+        arithmetic = self._arithmetic()
+        if isinstance(arithmetic, Matrices):  # whose covariances, once rounded, may not be positive definite
+            roots = np.asarray(self.precisions_cholesky_, np.float64)
+            leaf = arithmetic.inverse((roots[None] if arithmetic.tied else roots).swapaxes(1, 2))
+        else:
+            leaf = arithmetic.leaf(np.asarray(self.covariances_, np.float64))
         return Mixture(log_weights, np.asarray(self.means_, np.float64), leaf)
 
     def _of_joint(self, X: Any, f: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
@@ -326,10 +349,11 @@ class GaussianMixture(mixture.GaussianMixture):
         with np.errstate(divide="ignore"):
             log_weights = np.log(np.asarray(self.weights_, np.float64))
         joint, size = self._component_log_prob(), max(1, PIECE // max(self.n_components, X.shape[1]))
-        with _precision(X.dtype):
+        dtype = np.result_type(X, self.means_)
+        with _precision(dtype):
             parts = [f(joint(X[i : i + size]) + log_weights) for i in range(0, len(X), size)]
         found = np.concatenate(parts)
-        return found if found.dtype == np.int64 else found.astype(X.dtype)
+        return found if found.dtype == np.int64 else found.astype(dtype)
 
     def _component_log_prob(self) -> Callable[[np.ndarray], np.ndarray]:
         """x -> log N(x_n | μ_k, Σ_k) [N, K]; by JAX where it has a faster device or NumPy does not know the family."""

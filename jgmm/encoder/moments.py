@@ -2,8 +2,8 @@
 
     Σ_n y_n y_nᵀ,    y_n = f(x_n)
 
-On a CPU NumPy adds them in float64. GPUs and TPUs, whose float64 is slow or none, take every number apart into four of
-8 bits in units of a power of two,
+On a CPU NumPy forms them in the precision of y and adds them in float64. GPUs and TPUs, whose float64 is slow or none,
+take every number apart into four of 8 bits in units of a power of two,
 
     y = s (a_0 + 2⁻⁸ a_1 + 2⁻¹⁶ a_2 + 2⁻²⁴ a_3),    |a_i| ≤ 2⁷ integers,    2⁷ s > max |y| of the feature
 

@@ -92,10 +92,10 @@ class Middle(NamedTuple):
 
     def at(self, mean: np.ndarray) -> "Middle":
         """The same unit from another middle."""
-        return self._replace(center=_inparts_of(mean * self.inverse, len(self.center)))
+        return self._replace(center=_in_parts(mean * self.inverse, len(self.center)))
 
 
-def _inparts_of(mean: np.ndarray, n: int) -> np.ndarray:
+def _in_parts(mean: np.ndarray, n: int) -> np.ndarray:
     """The mean, or two rows whose sum it is, the first of which is float32."""
     rounded = mean.astype(np.float32).astype(np.float64)
     return np.stack([mean] if n == 1 else [rounded, mean - rounded])[:, None]
@@ -111,7 +111,7 @@ def _middle(x: Any, mirror: np.ndarray | None) -> Middle:
     away = np.array([np.abs(shown - mean).max(initial=0), np.abs(shown).max(initial=0)])
     away = of_all(away[None]).max(axis=0)
     unit = np.exp2(np.round(np.log2(next((a for a in away if 0 < a < np.inf), 1.0))))
-    return Middle(unit, 1 / unit, _inparts_of(mean / unit, 2 if exact_on_devices(x.dtype) else 1))
+    return Middle(unit, 1 / unit, _in_parts(mean / unit, 2 if exact_on_devices(x.dtype) else 1))
 
 
 def mean_and_covariance(x: Real[np.ndarray, "n p"], scale: float = 1.0) -> tuple[np.ndarray, np.ndarray]:

@@ -17,6 +17,7 @@ from jgmm.convert import read, write
 from jgmm.convert.__main__ import main
 from jgmm.convert.tensors import read_tensors, write_tensors
 from jgmm.convert.zuko import from_state_dict, to_state_dict
+from jgmm.covariance.full import Full
 from jgmm.encoder.identity import Identity
 from jgmm.encoder.pca import fit_pca
 from jgmm.errors import InputError
@@ -213,6 +214,54 @@ def test_conditional_state_dicts_of_zuko(tied, tmp_path):
         write(tmp_path / "a.npz", model)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"phi.0": np.zeros(4, np.float32)},
+        {"phi.2": np.zeros((2, 4), np.float32)},
+        {"phi.2": np.zeros((3, 3), np.float32)},
+        {"phi.1": np.zeros(3, np.float32)},
+        {"phi.1": np.full((3, 4), np.nan, np.float32)},
+        {"phi.1": np.zeros((3, 4), np.int64)},
+    ],
+)
+def test_states_that_do_not_fit_are_refused(change):
+    state = {"phi.0": np.zeros(3, np.float32), "phi.1": np.ones((3, 4), np.float32)}
+    state |= {"phi.2": np.zeros((3, 4), np.float32), "phi.3": np.zeros((3, 6), np.float32)}
+    assert from_state_dict({"epoch": 3, "state_dict": state})().k == 3
+    with pytest.raises(InputError):
+        from_state_dict(state | change)
+
+
+def test_layers_that_do_not_fit_are_refused():
+    state = {f"hyper.{i}.weight": np.zeros((4, 4), np.float32) for i in (0, 2)}
+    for broken in (state, state | {"hyper.0.bias": np.zeros(4, np.float32), "hyper.2.bias": np.zeros(3, np.float32)}):
+        with pytest.raises(InputError, match="follow each other"):
+            from_state_dict(broken, features=1, components=1)
+    with pytest.raises(InputError, match="expected a state_dict"):
+        from_state_dict({})
+
+
+def test_one_feature_has_nothing_below_the_diagonal():
+    gmm = mixture("full", d=1)
+    state = to_state_dict(jgmm.ConditionalGMM.of(gmm))
+    assert state["phi.3"].shape == (3, 0)
+    np.testing.assert_allclose(from_state_dict(state)().log_prob([[0.3]]), gmm.log_prob([[0.3]]), rtol=1e-5)
+
+
+def test_mixtures_of_many_decades_come_back_in_float32(tmp_path):
+    """Σ of eight decades, which is not positive definite once it is rounded to float32."""
+    rng, d = np.random.default_rng(0), 12
+    turn = np.linalg.qr(rng.normal(size=(d, d)))[0]
+    root = np.linalg.qr((turn * np.logspace(0, -4, d)) @ turn.T)[1].T
+    root = (root * np.sign(np.diag(root))[None]).astype(np.float32)
+    gmm = jgmm.GMM(jnp.zeros(1), jnp.zeros((1, d)), Full(jnp.asarray(root[None])))
+    x = np.asarray(gmm.sample(jax.random.key(0), 50))
+    for ending in ("pkl", "npz"):
+        write(tmp_path / f"a.{ending}", gmm)
+        np.testing.assert_allclose(read(tmp_path / f"a.{ending}").log_prob(x), gmm.log_prob(x), rtol=1e-2)
+
+
 def test_tensors_of_every_type(tmp_path):
     types = (np.float64, np.float16, jnp.bfloat16, np.int64, bool)
     arrays = {str(t): np.arange(6).reshape(2, 3).astype(t) for t in types}
@@ -234,14 +283,19 @@ def test_bad_files_are_refused(tmp_path):
     np.savez(tmp_path / "e.npz", means=np.zeros((2, 2)))
     np.savez(tmp_path / "f.npz", weights=np.array([object()]))
     (tmp_path / "g.txt").write_text("")
+    np.save(tmp_path / "l.npy", np.zeros(3))
+    (tmp_path / "l.npy").rename(tmp_path / "l.npz")
+    (tmp_path / "m.npz").write_bytes((tmp_path / "e.npz").read_bytes()[:-40])
     joblib.dump(GaussianMixture(2), tmp_path / "h.pkl")
     messages = {
-        "a.pt": "no file of PyTorch",
+        "a.pt": "no file of tensors of PyTorch",
         "b.pt": "holds os.system",
         "c.pkl": "holds a list",
         "d.pkl": "expected a fitted GaussianMixture",
         "e.npz": "has no weights",
         "f.npz": "no .npz file of numbers",
+        "l.npz": "no .npz file",
+        "m.npz": "no .npz file",
         "g.txt": "expected a folder or a file",
         "h.pkl": "expected a fitted GaussianMixture",
         "i.pkl": "does not exist",
@@ -256,5 +310,9 @@ def test_bad_files_are_refused(tmp_path):
     assert read(tmp_path / "j.pkl").shape == (2, 2, 3)
     with pytest.raises(InputError, match="statistics .* do not exist"):
         read(tmp_path / "j.pkl", statistics=tmp_path / "none.pt")
+    with pytest.raises(InputError, match="neither a name of a folder"):
+        write(tmp_path / "k.safetensor", mixture("diag"))
+    with pytest.raises(InputError, match="unknown option"):
+        read(tmp_path / "j.pkl", nonsense=1)
     with pytest.raises(InputError, match="source of images"):
         write(tmp_path / "k.pkl", jgmm.unnormalized(mixture("diag"), Identity(4), (4,)))

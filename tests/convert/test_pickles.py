@@ -37,6 +37,13 @@ class Sets:
         return self.call
 
 
+class Pretends:
+    """A type of objects that says it has none."""
+
+    def __reduce__(self):
+        return np.dtype, ("O", False, True), (3, "|", None, None, None, -1, -1, 0)
+
+
 def wrapped(**fields):
     """What joblib writes in the place of an array."""
     wrapper = joblib.numpy_pickle.NumpyArrayWrapper.__new__(joblib.numpy_pickle.NumpyArrayWrapper)
@@ -74,6 +81,12 @@ def hostile(mark):
         "no type of numbers": wrapped(dtype="object") + inner,
         "state of a class": b"\x80\x02cnumpy\nndarray\n}U\x05shapeK\x01sb.",
         "compressed": bz2.compress(pickle.dumps(Calls(eval, touch))),
+        "an array of hidden objects": pickle.dumps(
+            Sets(np.empty(0).__reduce__()[0], (np.ndarray, (0,), b"b"), (1, (1,), Pretends(), False, b"A" * 8))
+        ),
+        "fields": pickle.dumps(np.dtype([("a", "f8")])),
+        "a view of memory": pickle.dumps(Calls(np.ndarray, (4,))),
+        "state of a function": b"\x80\x02c_codecs\nencode\n}U\x0c__defaults__K\x07\x85sb.",
         "extension": b"\x80\x02\x82\x01.",
         "persistent": b"\x80\x02U\x01aQ.",
     }
@@ -94,7 +107,7 @@ def test_hostile_pickles_are_refused_and_nothing_runs(name, tmp_path):
 def test_what_is_refused_is_named(tmp_path):
     path = tmp_path / "gmm.pkl"
     path.write_bytes(pickle.dumps(Calls(eval, "1")))
-    with pytest.raises(InputError, match=r"holds builtins.eval, which no fitted mixture needs. Nothing of it"):
+    with pytest.raises(InputError, match=r"holds builtins.eval, which no such file needs. Nothing of it"):
         read_pickle(path)
 
 
@@ -120,6 +133,18 @@ def test_plain_pickles_are_read(protocol, tmp_path):
 def test_what_is_written_is_what_joblib_writes(tmp_path):
     write_pickle(tmp_path / "a.pkl", {"x": np.arange(5.0)})
     np.testing.assert_array_equal(joblib.load(tmp_path / "a.pkl")["x"], np.arange(5.0))
+
+
+def test_names_of_features_are_read(tmp_path):
+    estimator = GaussianMixture(2).fit(load_iris().data)
+    estimator.feature_names_in_ = np.array(["a", "b", "c", "d"], dtype=object)
+    for protocol in (0, 2, 4):
+        (tmp_path / "a.pkl").write_bytes(pickle.dumps(estimator, protocol=protocol))
+        joblib.dump(estimator, tmp_path / "b.pkl")
+        for name in ("a.pkl", "b.pkl"):
+            found = read_pickle(tmp_path / name)
+            assert found.feature_names_in_.tolist() == ["a", "b", "c", "d"]
+            np.testing.assert_array_equal(found.means_, estimator.means_)
 
 
 @pytest.mark.parametrize("content", [b"", b"not a pickle", b"\x80\x04\x95"])

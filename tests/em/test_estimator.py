@@ -208,3 +208,38 @@ def test_scikit_learns_own_checks():
     results = check_estimator(jgmm.GaussianMixture(), on_fail=None, on_skip=None)
     assert [result["check_name"] for result in results if result["status"] == "failed"] == []
     assert sum(result["status"] == "passed" for result in results) > 40
+
+
+def test_what_float32_rounds_is_gone_on_from(tmp_path):
+    """Nearly collinear features, whose covariances in float32 are not positive definite."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(300, 2)) * 100
+    x = np.column_stack([x, x[:, 0] + 1e-3 * rng.normal(size=300)]).astype(np.float32)
+    model = jgmm.GaussianMixture(2, random_state=0, warm_start=True, max_iter=20).fit(x)
+    assert np.isfinite(model.gmm_.log_prob(x)).all()
+    assert model.fit(x).n_iter_ >= 1
+
+
+def test_results_have_the_wider_precision_of_rows_and_mixture():
+    x = load_iris().data
+    model = jgmm.GaussianMixture(2, random_state=0).fit(x)
+    assert model.score_samples(x.astype(np.float32)).dtype == np.float64
+    assert model.fit(x.astype(np.float32)).score_samples(x.astype(np.float32)).dtype == np.float32
+
+
+def test_another_family_leaves_no_covariances_of_the_last_one_behind():
+    x = load_iris().data
+    model = jgmm.GaussianMixture(2, random_state=0, max_iter=300).fit(x)
+    model.set_params(covariance_type=jgmm.low_rank(1)).fit(x)
+    assert not hasattr(model, "covariances_")
+    copied = pickle.loads(pickle.dumps(model))
+    np.testing.assert_array_equal(copied.score_samples(x), model.score_samples(x))
+
+
+def test_weights_leave_too_few_rows():
+    weight = np.zeros(150)
+    weight[:2] = 1
+    with pytest.raises(ValueError, match="n_samples = 2"):
+        jgmm.GaussianMixture(3).fit(load_iris().data, sample_weight=weight)
+    with pytest.raises(ValueError, match="Negative"):
+        jgmm.GaussianMixture(2).fit(load_iris().data).score(load_iris().data, sample_weight=np.full(150, -1.0))

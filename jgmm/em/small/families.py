@@ -207,7 +207,7 @@ class Diagonals(Arithmetic):
         return leaf * scale * scale
 
     def dense(self, leaf: np.ndarray) -> np.ndarray:
-        return leaf[0] if self.tied else leaf
+        return np.asarray(leaf[0]) if self.tied else leaf
 
     def leaf(self, covariances: np.ndarray) -> np.ndarray:
         return np.asarray(covariances)[None] if self.tied else covariances
