@@ -346,40 +346,29 @@ class GaussianMixture(mixture.GaussianMixture):
         """f of log w_k + log N(x_n | μ_k, Σ_k), some rows at a time."""
         check_is_fitted(self)
         X = self._rows(X, reset=False)
-        with np.errstate(divide="ignore"):
-            log_weights = np.log(np.asarray(self.weights_, np.float64))
-        joint, size = self._component_log_prob(), max(1, PIECE // max(self.n_components, X.shape[1]))
+        joint, size = self._log_joint(), max(1, PIECE // max(self.n_components, X.shape[1]))
         dtype = np.result_type(X, self.means_)
         with _precision(dtype):
-            parts = [f(joint(X[i : i + size]) + log_weights) for i in range(0, len(X), size)]
+            parts = [f(joint(X[i : i + size])) for i in range(0, len(X), size)]
         found = np.concatenate(parts)
         return found if found.dtype == np.int64 else found.astype(dtype)
 
-    def _component_log_prob(self) -> Callable[[np.ndarray], np.ndarray]:
-        """x -> log N(x_n | μ_k, Σ_k) [N, K]; by JAX where it has a faster device or NumPy does not know the family."""
+    def _log_joint(self) -> Callable[[np.ndarray], np.ndarray]:
+        """x -> log w_k + log N(x_n | μ_k, Σ_k) [N, K]; by JAX where it has a faster device or NumPy does not know the
+        family."""
         arithmetic, d = self._arithmetic(), self.means_.shape[1]
         if self.missing == "marginal" or arithmetic is None or jax.default_backend() != "cpu":
-            return self._component_log_prob_by_jax()
+            return _by_jax(self.gmm_)
         means, roots = (np.asarray(a, np.float64) for a in (self.means_, self.precisions_cholesky_))
         roots = roots[None] if arithmetic.tied else roots
         inverse = roots.swapaxes(1, 2) if isinstance(arithmetic, Matrices) else roots**2
-        constant = 0.5 * (arithmetic.log_det(inverse, d) - d * LOG_2PI)
+        with np.errstate(divide="ignore"):
+            log_weights = np.log(np.asarray(self.weights_, np.float64))
+        constant = log_weights + 0.5 * (arithmetic.log_det(inverse, d) - d * LOG_2PI)
         return lambda x: (constant[:, None] - 0.5 * arithmetic.distances(x.astype(np.float64), means, inverse)).T
 
-    def _component_log_prob_by_jax(self) -> Callable[[np.ndarray], np.ndarray]:
-        gmm = self.gmm_
-
-        def of(x: np.ndarray) -> np.ndarray:
-            if np.isnan(x).any():
-                return np.asarray(observed_log_joint(gmm, x) - gmm.log_weights[None], np.float64)
-            # Padded to one of few lengths, since every length is compiled for.
-            padded = np.pad(x, ((0, (1 << (len(x) - 1).bit_length()) - len(x)), (0, 0)), mode="edge")
-            return np.asarray(gmm.component_log_prob(padded)[: len(x)], np.float64)
-
-        return of
-
     def _estimate_log_prob(self, X: Any, xp: Any = None) -> np.ndarray:
-        return self._component_log_prob()(np.asarray(X))
+        return self._log_joint()(np.asarray(X)) - self._estimate_log_weights()
 
     def _n_parameters(self) -> int:
         return super()._n_parameters() if self.covariance_type in _FAMILIES else self.gmm_.n_parameters
@@ -392,6 +381,20 @@ _FAMILIES = ("full", "tied", "diag", "spherical")
 def _precision(dtype: Any) -> AbstractContextManager[Any]:
     """In this context JAX computes in float64 where the rows are."""
     return jax.enable_x64(True) if dtype == np.float64 else nullcontext()
+
+
+def _by_jax(gmm: GMM) -> Callable[[np.ndarray], np.ndarray]:
+    """x -> the log-joint densities of rows, of which features may be missing (NaN)."""
+    log_weights = np.asarray(gmm.log_weights, np.float64)
+
+    def of(x: np.ndarray) -> np.ndarray:
+        if np.isnan(x).any():
+            return np.asarray(observed_log_joint(gmm, x), np.float64)
+        # Padded to one of few lengths, since every length is compiled for.
+        padded = np.pad(x, ((0, (1 << (len(x) - 1).bit_length()) - len(x)), (0, 0)), mode="edge")
+        return np.asarray(gmm.component_log_prob(padded)[: len(x)], np.float64) + log_weights
+
+    return of
 
 
 def _largest(joint: np.ndarray) -> np.ndarray:
