@@ -349,9 +349,8 @@ class GaussianMixture(mixture.GaussianMixture):
         joint, size = self._log_joint(), max(1, PIECE // max(self.n_components, X.shape[1]))
         dtype = np.result_type(X, self.means_)
         with _precision(dtype):
-            parts = [f(joint(X[i : i + size])) for i in range(0, len(X), size)]
-        found = np.concatenate(parts)
-        return found if found.dtype == np.int64 else found.astype(dtype)
+            parts = (f(joint(X[i : i + size])) for i in range(0, len(X), size))
+            return np.concatenate([part if part.dtype == np.int64 else part.astype(dtype) for part in parts])
 
     def _log_joint(self) -> Callable[[np.ndarray], np.ndarray]:
         """x -> log w_k + log N(x_n | μ_k, Σ_k) [N, K]; by JAX where it has a faster device or NumPy does not know the
