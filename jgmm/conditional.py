@@ -17,7 +17,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jgmm.covariance.base import Covariance, Family, identity_of
+from jgmm.covariance.base import Covariance, Family, blank_of, identity_of
 from jgmm.covariance.families import family_of, named
 from jgmm.covariance.prior import Floor, Prior, as_arrays
 from jgmm.em.initializers import centers
@@ -179,8 +179,7 @@ class ConditionalGMM(nnx.Module):
             self.last.kernel[...] = LEFT_OF_KERNEL * self.last.kernel[...]
 
     def _structure(self) -> Covariance:
-        identity = identity_of(self.covariance_type)
-        return jax.eval_shape(lambda: identity(self.components, self.features))
+        return blank_of(self.covariance_type, self.components, self.features)
 
     def _check_context(self, context: Array | None) -> None:
         if context is None:

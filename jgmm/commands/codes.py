@@ -14,7 +14,7 @@ from jgmm.checkpoint.files import faults
 from jgmm.checkpoint.interrupted import InterruptedFit
 from jgmm.commands.inputs import basis_of, is_local
 from jgmm.commands.options import Common, Options
-from jgmm.covariance.base import Covariance, Family, identity_of
+from jgmm.covariance.base import Covariance, Family, blank_of
 from jgmm.covariance.prior import Floor, Prior
 from jgmm.data.images import CELL_VARIANCE, Images, mirror_of
 from jgmm.data.streams import File
@@ -227,7 +227,7 @@ def family_of(options: Options) -> Family:
     if options.rank is not None:
         family = getattr(found, "of_rank", Covariance.of_rank)(options.rank)
     if options.scales > 1:
-        check_scalable(jax.eval_shape(lambda: identity_of(family)(1, 1)))
+        check_scalable(blank_of(family, 1, 1))
     return family
 
 

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jgmm.covariance.prior import Floor, Prior
-from jgmm.errors import InputError
+from jgmm.errors import InputError, short
 from jgmm.numerics.distances import squared_distances
 from jgmm.numerics.linalg import matmul
 from jgmm.registry import COVARIANCES
@@ -244,6 +244,18 @@ def identity_of(family: Family) -> Callable[..., Covariance]:
     """identity(k, d, dtype) of a family given by name, class or function. Raises InputError for an unknown name."""
     found = COVARIANCES.resolve(family)
     return getattr(found, "identity", found)
+
+
+def blank_of(family: Family, k: int, d: int, dtype: Any = None) -> Any:
+    """The shapes of the covariances of a family. Raises InputError for an unknown name, and what makes none."""
+    identity = identity_of(family)
+    try:
+        made = jax.eval_shape(lambda: identity(k, d, dtype))
+    except TypeError as error:
+        raise InputError(f"the family {family!r} is called as identity(k, d, dtype), and fails: {error}") from error
+    if not isinstance(made, Covariance):
+        raise InputError(f"the family {family!r} makes no covariances: identity(k, d, dtype) is {short(made)}.")
+    return made
 
 
 def component_of(covariance: Covariance, k: Array) -> Covariance:

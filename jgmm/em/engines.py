@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jgmm.covariance.base import Family, identity_of
+from jgmm.covariance.base import Family, blank_of, identity_of
 from jgmm.covariance.prior import Floor, Prior, as_arrays
 from jgmm.em.missing import step_with_missing
 from jgmm.em.rows import RowsInMemory
@@ -134,7 +134,8 @@ def in_numpy(gmm: GMM) -> Mixture:
 
 
 def engine_for(x: np.ndarray, weight: np.ndarray | None, family: Family, k: int, floor: float) -> Engine:
-    """The engine that ends first. Rows that are not complete are JAX's."""
+    """The engine that ends first. Rows that are not complete are JAX's. Raises InputError for what is no family."""
+    blank_of(family, k, x.shape[1], x.dtype)
     small = None if np.isnan(x).any() else small_arithmetic(x.shape, k, family)
     return InJAX(x, weight, family, floor) if small is None else InNumPy(x, weight, small, floor)
 

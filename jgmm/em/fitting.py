@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jgmm.covariance.base import Family, Scales, identity_of
+from jgmm.covariance.base import Family, Scales, blank_of
 from jgmm.covariance.prior import Floor, Prior, as_arrays
 from jgmm.em.initializers import mean_and_variance
 from jgmm.em.loop import EMState, check_enough, check_lengths, check_prior, run_em
@@ -156,8 +156,8 @@ def fit_em(
         check_enough(data.few.shape[0], k)
         units = units_of(covariance_type, start, k, data.few)
         if scales > 1:
-            identity = identity_of(covariance_type or ("diag" if start is None else start.covariance))
-            check_scalable(jax.eval_shape(lambda: identity(k, data.few.shape[1], data.few.dtype)))
+            family = covariance_type or ("diag" if start is None else start.covariance)
+            check_scalable(blank_of(family, k, data.few.shape[1], data.few.dtype))
         if data.gaps is not None:
             apart = kind in FEATURE_BY_FEATURE or isinstance(kind, Standardize | Identity)
             check(apart, "missing values need an encoder that keeps features apart: robust, standardize or identity.")
@@ -273,8 +273,7 @@ def units_of(covariance_type: Family | None, start: GMM | None, k: int, x: Array
     """Which changes of units leave the families as they are that a fit and its start are in."""
     found = set() if start is None else {start.covariance.scales}
     if start is None or covariance_type is not None:
-        identity = identity_of(covariance_type or "diag")
-        found.add(jax.eval_shape(lambda: identity(k, x.shape[1], x.dtype)).scales)
+        found.add(blank_of(covariance_type or "diag", k, x.shape[1], x.dtype).scales)
     return found
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jgmm.covariance.base import Family, identity_of
+from jgmm.covariance.base import Family, blank_of, identity_of
 from jgmm.covariance.families import same_family
 from jgmm.covariance.prior import Floor, Prior, as_arrays
 from jgmm.em.initializers import beginning, mean_and_variance
@@ -140,7 +140,7 @@ def run_em(
     check_lengths(max_iter, n_init, tol, chunk_size)
     _check(x, k, start)
     identity, d, dtype = identity_of(covariance_type or "diag"), x.shape[1], x.dtype
-    blank = jax.eval_shape(lambda: identity(k, d, dtype))
+    blank = blank_of(covariance_type or "diag", k, d, dtype)
     rows = x if isinstance(x, Rows) else on_mesh(x, sample_weight, chunk_size)
 
     def found_in() -> RowsInMemory:

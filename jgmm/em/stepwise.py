@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jgmm.covariance.base import Covariance, Family, identity_of
+from jgmm.covariance.base import Covariance, Family, blank_of
 from jgmm.covariance.prior import Floor, Prior, as_arrays
 from jgmm.data.streams import Stream
 from jgmm.em.fitting import default_floor, encoder_of
@@ -159,7 +159,7 @@ def _begun(
     floor: Floor | None,
 ) -> Stepwise:
     check_enough(rows.shape[0], check_count("k", k))
-    blank = jax.eval_shape(lambda: identity_of(family)(k, rows.shape[1], rows.dtype))
+    blank = blank_of(family, k, rows.shape[1], rows.dtype)
     _check_additive(blank)
     encoder = encoder_of(robust, {blank.scales}, rows, weight)
     floor = default_floor(rows.dtype == jnp.float64) if floor is None else floor
@@ -235,7 +235,7 @@ def run_stepwise(
     order = rng.permutation(n_batches)
     first = rows_of(int(order[0]))
     options = {"prior": prior, "floor": floor, "k": k, "covariance_type": covariance_type}
-    blank = jax.eval_shape(lambda: identity_of(covariance_type)(k, first.shape[1], first.dtype))
+    blank = blank_of(covariance_type, k, first.shape[1], first.dtype)
     _check_additive(blank)
     begun = run_em(key, first, **options, **start, max_iter=BEGINNING, tol=tol)
     prior, floor = as_arrays(begun.prior, floor, first.dtype)

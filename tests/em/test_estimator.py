@@ -184,6 +184,8 @@ def test_pipelines_searches_and_copies():
     [
         ({"covariance_type": "ful"}, "covariance_type"),
         ({"missing": "drop"}, "missing"),
+        ({"covariance_type": print}, "makes no covariances"),
+        ({"covariance_type": lambda k: k}, "is called as identity"),
         ({"n_components": 200}, "n_samples >= n_components"),
         ({"weights_init": [0.5, 0.6], "n_components": 2}, "normalized"),
     ],
