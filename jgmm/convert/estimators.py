@@ -138,34 +138,17 @@ def fitted(
     weights, covariances = _written(exact, arithmetic)
     leaf = exact["leaf"].astype(np.float64)
     if order is not None:
-        means, covariances = reordered(means, covariances, family, order)
+        means, covariances = means[:, order], arithmetic.reordered(covariances, order)
+        # A permuted matrix is factored from its rows: its covariance has half the digits.
         matrices = isinstance(arithmetic, Matrices)
-        leaf = np.stack([_lower(one[order]) for one in leaf]) if matrices else reordered(means, leaf, family, order)[1]
+        leaf = np.stack([_lower(one[order]) for one in leaf]) if matrices else arithmetic.reordered(leaf, order)
     found = GaussianMixture(len(means), covariance_type=family)
     found.weights_, found.means_, found.covariances_ = weights, means, covariances
-    inverse = arithmetic.inverse(leaf)
-    if isinstance(arithmetic, Matrices):
-        roots = inverse.swapaxes(1, 2)
-        precisions = roots @ inverse
-        pair = (precisions[0], roots[0]) if arithmetic.tied else (precisions, roots)
-    else:
-        pair = inverse, np.sqrt(inverse)
-    found.precisions_, found.precisions_cholesky_ = pair
+    found.precisions_, found.precisions_cholesky_ = arithmetic.precisions(leaf)
     found.n_features_in_, found.converged_, found.n_iter_ = means.shape[1], True, 0
     found.lower_bound_, found.lower_bounds_ = -np.inf, []
     setattr(found, EXACT, exact)
     return found
-
-
-def reordered(
-    means: np.ndarray, covariances: np.ndarray, family: str, order: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Scikit-learn's arrays of the same mixture, whose features are given in another order."""
-    if family in ("full", "tied"):
-        covariances = covariances[..., order[:, None], order[None]]
-    elif family == "diag":
-        covariances = covariances[:, order]
-    return means[:, order], covariances
 
 
 def _lower(rows: np.ndarray) -> np.ndarray:

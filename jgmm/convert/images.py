@@ -12,13 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from jgmm.convert.estimators import EXACT, check_fitted, fitted, from_arrays, reordered, scikit_learns
+from jgmm.convert.estimators import EXACT, check_fitted, fitted, from_arrays, scikit_learns
 from jgmm.covariance.full import Full
+from jgmm.em.small.families import arithmetic_of
 from jgmm.encoder.base import Encoder, decode_means
 from jgmm.encoder.identity import Identity
 from jgmm.encoder.pca import PCA
 from jgmm.errors import InputError, check, short
 from jgmm.mixture import GMM
+from jgmm.registry import COVARIANCES
 from jgmm.source import Source
 
 
@@ -53,32 +55,47 @@ def source_from(
     if pca is not None:
         missing = [name for name in ("mean_", "components_", "explained_variance_") if not hasattr(pca, name)]
         check(not missing, f"expected a fitted PCA, got {short(pca)} without {', '.join(missing)}.")
-    mean: Any = None
-    std: Any = None
     p = means.shape[1] if pca is None else np.asarray(pca.components_).shape[1]
     if statistics is not None:
-        arrays = [statistics.get(name) for name in ("mean", "std")] if isinstance(statistics, dict) else [None]
-        known = all(isinstance(array, np.ndarray) for array in arrays)
-        check(known, f"expected statistics with the arrays mean and std, got {short(statistics)}.")
-        mean, std = (np.asarray(statistics.get(name, 0.0), np.float64) for name in ("mean", "std"))
-        fits = mean.shape == std.shape and mean.ndim == 4 and mean.size == p
-        check(fits, f"expected the mean and std of images of {p} numbers, [1, C, H, W], got {mean.shape}, {std.shape}.")
-        check(bool((std > 0).all()) and bool(np.isfinite(mean).all()), "the statistics need deviations above zero.")
+        mean, std = _maps(statistics, p)
         shape = (mean.shape[2], mean.shape[3], mean.shape[1])
     shape = _shape(p, shape)
-    family, first = estimator.covariance_type, channels_first(shape)
+    family, order = estimator.covariance_type, np.argsort(channels_first(shape))
     if pca is None:
-        means, covariances = reordered(means, np.asarray(estimator.covariances_), family, np.argsort(first))
-        gmm = from_arrays(estimator.weights_, means, covariances, family, getattr(estimator, EXACT, None))
+        arithmetic = arithmetic_of(family) if isinstance(family, str) and family in COVARIANCES else None
+        check(arithmetic is not None, f"{short(family)} covariances have no form in scikit-learn.")
+        covariances = _turned(arithmetic, np.asarray(estimator.covariances_), order)
+        exact = getattr(estimator, EXACT, None)
+        gmm = from_arrays(estimator.weights_, means[:, order], covariances, family, exact)
         encoder: Encoder = Identity(p)
     else:
         gmm = from_arrays(estimator.weights_, means, estimator.covariances_, family)
-        encoder = _encoder(pca, np.argsort(first), gmm.dtype)
+        encoder = _encoder(pca, order, gmm.dtype)
         check(encoder.n_codes == gmm.d, f"the PCA has {encoder.n_codes} components, the mixture {gmm.d} features.")
-    if mean is None or std is None:
+    if statistics is None:
         return Source(gmm, encoder, jnp.zeros((1, 1, 1), gmm.dtype), jnp.ones((1, 1, 1), gmm.dtype), shape)
-    mean, std = (jnp.asarray(a.mean(axis=(0, 2, 3))[None, None], gmm.dtype) for a in (mean, std))
-    return Source(gmm, encoder, mean, std, shape)
+    channel = [jnp.asarray(a.mean(axis=(0, 2, 3))[None, None], gmm.dtype) for a in (mean, std)]
+    return Source(gmm, encoder, channel[0], channel[1], shape)
+
+
+def _turned(arithmetic: Any, covariances: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """Covariances of features in another order. Raises InputError for ones of another shape."""
+    try:
+        return arithmetic.reordered(covariances, order)
+    except IndexError as error:
+        raise InputError(f"covariances of shape {covariances.shape} are not of {len(order)} features.") from error
+
+
+def _maps(statistics: Any, p: int) -> tuple[np.ndarray, np.ndarray]:
+    """The mean and deviation of every pixel [1, C, H, W] in float64. Raises InputError for anything else."""
+    found: list[Any] = [statistics.get(name) for name in ("mean", "std")] if isinstance(statistics, dict) else [None]
+    known = all(isinstance(array, np.ndarray) and array.dtype.kind in "fiu" for array in found)
+    check(known, f"expected statistics with the arrays mean and std, got {short(statistics)}.")
+    mean, std = (array.astype(np.float64) for array in found)
+    fits = mean.shape == std.shape and mean.ndim == 4 and mean.size == p
+    check(fits, f"expected the mean and std of images of {p} numbers, [1, C, H, W], got {mean.shape}, {std.shape}.")
+    check(bool((std > 0).all()) and bool(np.isfinite(mean).all()), "the statistics need deviations above zero.")
+    return mean, std
 
 
 def content_from(source: Source) -> tuple[dict[str, Any], dict[str, Float[np.ndarray, "1 c h w"]]]:

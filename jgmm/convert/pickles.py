@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from jgmm.convert.restricted import Refusing, Restricted
+from jgmm.convert.restricted import Restricted, refusing
 
 # The first bytes of compressed files, and what opens them.
 COMPRESSED: dict[bytes, Callable[[bytes], bytes]] = {
@@ -183,7 +183,7 @@ def read_pickle(path: Path) -> Any:
     Raises:
         InputError: For a file that is damaged, or holds anything else, which is named; nothing of it has been run.
     """
-    with Refusing(path, "pickle of a fitted mixture"):
+    with refusing(path, "pickle of a fitted mixture"):
         raw = path.read_bytes()
         unpack = next((f for start, f in COMPRESSED.items() if raw.startswith(start)), bytes)
         return _settled(_Reader(io.BytesIO(unpack(raw))).load(), {})

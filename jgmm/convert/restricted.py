@@ -5,7 +5,8 @@ state but by the reader. The name of anything else is refused before it is impor
 """
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,21 +44,16 @@ class Restricted(Unpickler):
     dispatch[pickle.BUILD[0]] = load_build
 
 
-class Refusing:
+@contextmanager
+def refusing(path: Path, kind: str) -> Iterator[None]:
     """In this context what goes wrong while a file is read is an `InputError` that names the file."""
-
-    def __init__(self, path: Path, kind: str):
-        self.path, self.kind = path, kind
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _: Any, error: BaseException | None, __: Any) -> None:
-        if error is None or isinstance(error, InputError) or not isinstance(error, Exception):
-            return
-        if isinstance(error, pickle.UnpicklingError):
-            raise InputError(f"{self.path} is refused, {error}. Nothing of it has been run.") from None
+    try:
+        yield
+    except InputError:
+        raise
+    except pickle.UnpicklingError as error:
+        raise InputError(f"{path} is refused, {error}. Nothing of it has been run.") from None
+    except Exception as error:  # a damaged or hostile file may raise anything
         if isinstance(error, OSError) and error.strerror:
-            raise InputError(f"cannot read {self.path}: {error.strerror.lower()}.") from error
-        said = str(error) or type(error).__name__
-        raise InputError(f"{self.path} is no {self.kind}, or is damaged ({said}).") from error
+            raise InputError(f"cannot read {path}: {error.strerror.lower()}.") from error
+        raise InputError(f"{path} is no {kind}, or is damaged ({str(error) or type(error).__name__}).") from error

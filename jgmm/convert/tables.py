@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from jgmm.convert.estimators import from_arrays
-from jgmm.convert.restricted import Refusing
+from jgmm.convert.restricted import refusing
 from jgmm.em.engines import in_numpy
 from jgmm.em.small.families import arithmetic_of
 from jgmm.errors import InputError, check
@@ -39,7 +39,7 @@ def _made(path: Path, arrays: dict[str, Any], family: Any) -> GMM:
 
 def read_npz(path: Path) -> GMM:
     """Raises InputError for anything else."""
-    with Refusing(path, ".npz file of numbers"), np.load(path, allow_pickle=False) as file:
+    with refusing(path, ".npz file of numbers"), np.load(path, allow_pickle=False) as file:
         arrays = {name: file[name] for name in file.files}
     return _made(path, arrays, arrays.get("covariance_type"))
 
@@ -55,7 +55,7 @@ def write_npz(path: Path, gmm: GMM) -> None:
 def read_safetensors(path: Path) -> GMM:
     """Raises InputError for anything else, and where safetensors is not installed."""
     library = installed("safetensors")
-    with Refusing(path, ".safetensors file"), library.safe_open(path, framework="numpy") as file:
+    with refusing(path, ".safetensors file"), library.safe_open(path, framework="numpy") as file:
         metadata, arrays = file.metadata() or {}, {name: file.get_tensor(name) for name in list(file.keys())}
     return _made(path, arrays, metadata.get("covariance_type"))
 

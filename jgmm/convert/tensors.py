@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from jgmm.convert.restricted import Refusing, Restricted
+from jgmm.convert.restricted import Restricted, refusing
 from jgmm.errors import check, short
 
 # Types of numbers by the names of their storages.
@@ -56,7 +56,7 @@ def read_tensors(path: Path) -> Any:
         InputError: For a file that is damaged, of PyTorch before 1.6, or holds anything but tensors, which is named;
             nothing of it has been run.
     """
-    with Refusing(path, "file of tensors of PyTorch 1.6 or newer"), zipfile.ZipFile(path) as archive:
+    with refusing(path, "file of tensors of PyTorch 1.6 or newer"), zipfile.ZipFile(path) as archive:
         names = [name for name in archive.namelist() if name.endswith("data.pkl")]
         check(len(names) == 1, f"{path} is no file of PyTorch: it has no data.pkl.")
         return _Reader(archive, names[0]).load()

@@ -15,10 +15,11 @@ from flax import nnx
 from jaxtyping import Int
 
 from jgmm.conditional import ConditionalGMM
+from jgmm.covariance.base import blank_of
 from jgmm.errors import InputError, check, short
 
-# zuko's names of families, by how many numbers a covariance has.
-NAMES = {"full": "full", "diag": "diagonal", "spherical": "spherical"}
+# Those that zuko has.
+FAMILIES = ("full", "diag", "spherical", "tied", "tied-diag", "tied-spherical")
 
 
 def _order(k: int, d: int, rows: int, m: int) -> Int[np.ndarray, " p"]:
@@ -121,14 +122,14 @@ def to_state_dict(model: ConditionalGMM) -> dict[str, np.ndarray]:
     Raises:
         InputError: For a family that zuko does not have.
     """
-    family = str(model.covariance_type).removeprefix("tied-")
-    check(family in {*NAMES, "tied"}, f"zuko has no {model.covariance_type} covariances.")
+    check(model.covariance_type in FAMILIES, f"zuko has no {model.covariance_type} covariances.")
+    diagonal = blank_of(model.covariance_type, model.components, model.features).axis_aligned
     k, d = model.components, model.features
     rows, m = _rows(model)
     order = np.argsort(_order(k, d, rows, m))
     bias = np.asarray(model.bias[...])[order]
     if model.last is None:
-        shapes = [(k,), (k, d), (rows, min(d, m))] + [(rows, m - d)] * (family in ("full", "tied"))
+        shapes = [(k,), (k, d), (rows, min(d, m))] + [(rows, m - d)] * (not diagonal)
         parts = np.split(bias, np.cumsum([math.prod(shape) for shape in shapes])[:-1])
         return {f"phi.{i}": part.reshape(shape) for i, (part, shape) in enumerate(zip(parts, shapes, strict=True))}
     layers: list[Any] = list(model.hidden)  # whose biases and kernels flax types as ones that may be missing
@@ -142,9 +143,8 @@ def to_state_dict(model: ConditionalGMM) -> dict[str, np.ndarray]:
 
 def _rows(model: ConditionalGMM) -> tuple[int, int]:
     """How many covariances a mixture has, and how many numbers each."""
-    k, d = model.components, model.features
-    rows = 1 if str(model.covariance_type).startswith("tied") else k
-    return rows, (model.bias[...].shape[0] - k - k * d) // rows
+    blank = blank_of(model.covariance_type, model.components, model.features)
+    return jax.eval_shape(lambda covariance: covariance.unconstrained(0.0), blank).shape
 
 
 def _layers(state: dict[str, Any]) -> list[str]:

@@ -11,7 +11,6 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import logsumexp, softmax
 from sklearn import mixture
-from sklearn.cluster import KMeans, kmeans_plusplus
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import StrOptions
@@ -22,6 +21,7 @@ from jgmm.em.missing import observed_log_joint
 from jgmm.em.small.families import Matrices, arithmetic_of
 from jgmm.em.small.loop import as_gmm
 from jgmm.em.small.steps import Mixture
+from jgmm.em.starts import STARTS
 from jgmm.em.stepwise import Stepwise, partial_fit
 from jgmm.mixture import GMM, LOG_2PI
 from jgmm.registry import COVARIANCES
@@ -276,21 +276,9 @@ class GaussianMixture(mixture.GaussianMixture):
         self, X: np.ndarray, weight: np.ndarray | None, rng: np.random.RandomState
     ) -> Float[np.ndarray, "n k"]:
         """How much of each row the components have before EM, by `init_params`; drawn as scikit-learn does."""
-        n, k = len(X), self.n_components
-        if self.init_params == "random":
-            r = rng.uniform(size=(n, k))
-            return r / r.sum(axis=1, keepdims=True)
         gaps = np.isnan(X)
         X = np.where(gaps, np.nanmean(X, axis=0), X) if gaps.any() else X
-        r = np.zeros((n, k))
-        if self.init_params == "kmeans":
-            r[np.arange(n), KMeans(k, n_init=1, random_state=rng).fit(X, sample_weight=weight).labels_] = 1
-        elif self.init_params == "k-means++":
-            r[kmeans_plusplus(X, k, sample_weight=weight, random_state=rng)[1], np.arange(k)] = 1
-        else:
-            share = None if weight is None else weight / weight.sum()
-            r[rng.choice(n, size=k, replace=False, p=share), np.arange(k)] = 1
-        return r
+        return STARTS[self.init_params](X, self.n_components, weight, rng)
 
     def _climb(self, engine: Engine, start: Any, lower_bound: float) -> tuple[Any, list[float], bool]:
         """The state EM comes to, the lower bound before each iteration, and whether it has converged."""
@@ -320,12 +308,7 @@ class GaussianMixture(mixture.GaussianMixture):
                 self.__dict__.pop(name, None)
             return
         arithmetic = self._arithmetic()
-        inverse = arithmetic.inverse(found.leaf)
-        if isinstance(arithmetic, Matrices):
-            roots = inverse.swapaxes(1, 2)
-            arrays = arithmetic.dense(found.leaf), *(a[0] if arithmetic.tied else a for a in (roots @ inverse, roots))
-        else:
-            arrays = tuple(arithmetic.dense(a) for a in (found.leaf, inverse, np.sqrt(inverse)))
+        arrays = arithmetic.dense(found.leaf), *arithmetic.precisions(found.leaf)
         self.covariances_, self.precisions_, self.precisions_cholesky_ = (a.astype(dtype) for a in arrays)
 
     def _found(self) -> Mixture | GMM:

@@ -202,9 +202,7 @@ def _covariances(
     """The mean of the rows, how many there are, and their covariances in all parts, from one pass over them."""
     totals = products(counted, (middle, parts), x, weight)
     count = float(totals[0][-1, -1])
-    shift = (
-        totals[0][:-1, -1] / count
-    )  # of the mean from the middle; odd features have none, as their mirror images say
+    shift = totals[0][:-1, -1] / count  # of the mean from the middle; that of odd features is zero
     moments = [total[:-1, :-1] / count for total in totals]
     moments[0] -= np.outer(shift, shift)
     p = middle.center.shape[-1]

@@ -101,6 +101,14 @@ class Arithmetic(ABC):
     def leaf(self, covariances: np.ndarray) -> np.ndarray:
         """The inverse of `dense`. Raises numpy.linalg.LinAlgError for matrices that are not positive definite."""
 
+    @abstractmethod
+    def precisions(self, leaf: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Σ_k⁻¹, and what scikit-learn calls their Cholesky factors, as it writes them."""
+
+    @abstractmethod
+    def reordered(self, covariances: np.ndarray, order: np.ndarray) -> np.ndarray:
+        """Covariances as scikit-learn writes them, of features in another order."""
+
     def covariance(self, leaf: Array, d: int) -> Covariance:
         """The family's pytree around a leaf."""
         one = self._wrapped(leaf, d)
@@ -169,6 +177,15 @@ class Matrices(Arithmetic):
     def leaf(self, covariances: np.ndarray) -> np.ndarray:
         return np.linalg.cholesky(covariances[None] if self.tied else covariances)
 
+    def precisions(self, leaf: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        inverse = self.inverse(leaf)
+        roots = inverse.swapaxes(1, 2)
+        found = roots @ inverse, roots
+        return (found[0][0], found[1][0]) if self.tied else found
+
+    def reordered(self, covariances: np.ndarray, order: np.ndarray) -> np.ndarray:
+        return covariances[..., order[:, None], order[None]]
+
     def _wrapped(self, leaf: Array, d: int) -> Covariance:
         return Full(leaf)
 
@@ -212,6 +229,13 @@ class Diagonals(Arithmetic):
     def leaf(self, covariances: np.ndarray) -> np.ndarray:
         return np.asarray(covariances)[None] if self.tied else covariances
 
+    def precisions(self, leaf: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        inverse = self.inverse(leaf)
+        return self.dense(inverse), self.dense(np.sqrt(inverse))
+
+    def reordered(self, covariances: np.ndarray, order: np.ndarray) -> np.ndarray:
+        return covariances[..., order]
+
     def _wrapped(self, leaf: Array, d: int) -> Covariance:
         return Diag(leaf)
 
@@ -233,6 +257,9 @@ class Spheres(Diagonals):
 
     def thinnest(self, leaf: np.ndarray) -> np.ndarray:
         return leaf
+
+    def reordered(self, covariances: np.ndarray, order: np.ndarray) -> np.ndarray:
+        return covariances
 
     def scaled(self, leaf: np.ndarray, scale: np.ndarray) -> np.ndarray:
         return leaf * scale[0] * scale[0]
