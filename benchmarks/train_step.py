@@ -20,8 +20,9 @@ import numpy as np
 import tyro
 from flax import nnx
 
-from train import batches, couplings, setup, step
+from train import batches, setup, step
 from train.config import PRESETS, Config
+from train.couplings.assignment import assign
 
 
 @dataclass(frozen=True)
@@ -65,15 +66,15 @@ def time_x0(config: Config, repeats: int) -> float:
     made = setup.build(config)
     index, zero = _index(config, made), jnp.zeros((), jnp.int32)
     cost = jax.jit(step.make_cost(config))
-    keys = step.keys_of(0, zero)
-    batch = step.batch_of(config, made.inputs, keys, index)
-    x0 = jax.jit(lambda w, batch, order: w.coupling.x0(keys.coupling, batch, order))
+    keys = batches.keys_of(0, zero)
+    memory = made.inputs.coupling.begin()
+    pairs = jax.jit(lambda w, memory, order: w.coupling.pairs(keys, w.data, index, order, memory))
 
     def run() -> Any:
         order = None
         if made.inputs.coupling.assigned:
-            order = jnp.asarray(couplings.assign(np.asarray(cost(made.inputs, zero, index))))
-        return x0(made.inputs, batch, order)
+            order = jnp.asarray(assign(np.asarray(cost(made.inputs, memory, zero, index))))
+        return pairs(made.inputs, memory, order)
 
     return median_seconds(run, repeats)
 

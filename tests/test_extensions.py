@@ -17,7 +17,7 @@ from jgmm.numerics.pytree import pytree
 from jgmm.registry import COVARIANCES, ENCODERS, INITIALIZERS
 from train import loop
 from train.config import PRESETS
-from train.couplings import Coupling
+from train.couplings.base import Coupling
 from train.flow import load
 from train.registry import COUPLINGS, SOURCES
 from train.sources import NoiseSource
@@ -202,7 +202,7 @@ class Sorted(Coupling):
 @pytest.mark.slow
 def test_a_source_and_a_coupling_of_ones_own(registered, tmp_path, rng):
     registered(SOURCES, "uniform", Uniform)
-    registered(COUPLINGS, "sorted", lambda config, images, source: Sorted(source))
+    registered(COUPLINGS, "sorted", lambda config, images, source, space: Sorted(source))
     np.save(tmp_path / "images.npy", rng.normal(size=(16, 2, 2, 2)).astype(np.float32))
     size = {"multipliers": (1,), "base": 4, "head_channels": 4, "steps": 1, "batch_size": 8}
     names = {"data": tmp_path / "images.npy", "source": "uniform", "coupling": "sorted", "out": tmp_path / "run"}

@@ -1,5 +1,6 @@
 """Batches: a pure function of the seed and the step, so that a resumed run sees the same ones."""
 
+from dataclasses import field
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Real
 
 from jgmm.encoder.base import Encoder
 from jgmm.encoder.images import encode_images
+from jgmm.numerics.pytree import pytree
 
 
 class Batch(NamedTuple):
@@ -42,18 +44,46 @@ def _order(seed: int, epoch: int, n: int) -> np.ndarray:
     return np.random.default_rng([seed, epoch]).permutation(n).astype(np.int32)
 
 
-def take(
-    key: PRNGKeyArray,
-    pixels: Real[Array, "n h w c"],
-    labels: Int[Array, " n"] | None,
-    index: Int[Array, " b"],
-    space: Encoder,
-    flips: bool,
-) -> Batch:
-    """Those images of the data, half of them mirrored if flips are on."""
-    x = pixels[index].astype(jnp.float32)
-    if pixels.dtype == jnp.uint8:
-        x = x / 127.5 - 1
-    mirrored = jax.random.bernoulli(key, 0.5, index.shape) & flips
-    x = jnp.where(mirrored[:, None, None, None], x[:, :, ::-1], x)
-    return Batch(encode_images(space, x), x, None if labels is None else labels[index], index, mirrored)
+class Keys(NamedTuple):
+    """The random numbers of a step, from the seed and its number alone."""
+
+    flips: PRNGKeyArray
+    coupling: PRNGKeyArray
+    times: PRNGKeyArray
+    labels: PRNGKeyArray
+    dropout: PRNGKeyArray
+
+
+def keys_of(seed: int, step: Int[Array, ""]) -> Keys:
+    """The keys of a step."""
+    return Keys(*jax.random.split(jax.random.fold_in(jax.random.key(seed), step), len(Keys._fields)))
+
+
+@pytree
+class Data:
+    """The images a training is about, on the device.
+
+    Attributes:
+        pixels: 8-bit, or floating point.
+        labels: or None.
+        space: of the flow.
+        flips: whether half of the images are mirrored.
+    """
+
+    pixels: Real[Array, "n h w c"]
+    labels: Int[Array, " n"] | None
+    space: Encoder
+    flips: bool = field(metadata={"static": True})
+
+    def take(self, key: PRNGKeyArray, index: Int[Array, " b"]) -> Batch:
+        """Those images, half of them mirrored if flips are on."""
+        return self.chosen(index, jax.random.bernoulli(key, 0.5, index.shape) & self.flips)
+
+    def chosen(self, index: Int[Array, " b"], mirrored: Bool[Array, " b"]) -> Batch:
+        """Those images, and of those that are `mirrored` the mirror images."""
+        x = self.pixels[index].astype(jnp.float32)
+        if self.pixels.dtype == jnp.uint8:
+            x = x / 127.5 - 1
+        x = jnp.where(mirrored[:, None, None, None], x[:, :, ::-1], x)
+        labels = None if self.labels is None else self.labels[index]
+        return Batch(encode_images(self.space, x), x, labels, index, mirrored)

@@ -1,7 +1,8 @@
 """Training states on disk, with orbax: saved in the background, the newest and some older ones kept."""
 
 import contextlib
-from dataclasses import fields
+from collections.abc import Callable
+from dataclasses import fields, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -65,7 +66,7 @@ class Checkpoints:
             return
         content = sealed({**numbers, "fingerprint": fingerprint(state)})
         try:
-            items = {STATE: ocp.args.StandardSave(state), NUMBERS: ocp.args.JsonSave(content)}
+            items = {STATE: ocp.args.StandardSave(_fields(state)), NUMBERS: ocp.args.JsonSave(content)}
             self.manager.save(step, args=ocp.args.Composite(**items), force=True)
         except Exception as error:  # orbax raises what its threads raised
             raise self._failed(error) from error
@@ -102,7 +103,7 @@ class Checkpoints:
             with faults(f"read {place}"):
                 found = self.manager.item_metadata(step)[STATE]
                 old = "optimiser" in getattr(found, "tree", found)
-                asked = _before_0_2(target) if old else target
+                asked = _fields(target, _name_before_0_2 if old else str)
                 _check_same(found, asked)
                 items: dict[str, Any] = {STATE: ocp.args.StandardRestore(asked)}
                 if (place / NUMBERS).exists():
@@ -113,8 +114,8 @@ class Checkpoints:
         except Exception as error:  # orbax raises many kinds for what it cannot read
             raise Damaged(first_line(error)) from error
         state, numbers = both[STATE], both.get(NUMBERS)
-        if old:
-            state = type(target)(**{f.name: state[_name_before_0_2(f.name)] for f in fields(target)})
+        name = _name_before_0_2 if old else str
+        state = replace(target, **{f.name: state[name(f.name)] for f in fields(target) if name(f.name) in state})
         return Saved(state, _checked(numbers, state))
 
     def _is_whole(self, target: Any, step: int) -> bool:
@@ -153,8 +154,9 @@ def _name_before_0_2(name: str) -> str:
     return "optimiser" if name == "optimizer" else name
 
 
-def _before_0_2(state: Any) -> dict[str, Any]:
-    return {_name_before_0_2(f.name): getattr(state, f.name) for f in fields(state)}
+def _fields(state: Any, name: Callable[[str], str] = str) -> dict[str, Any]:
+    """The fields of a state that hold anything, by name."""
+    return {name(f.name): value for f in fields(state) if jax.tree.leaves(value := getattr(state, f.name))}
 
 
 def _check_same(found: Any, target: Any) -> None:

@@ -40,6 +40,11 @@ class Config:
     [default: its range tells]."""
     data_dir: Path | None = None
     """The folder that holds the CIFAR-10 files [default: $JGMM_DATA, then TensorFlow Datasets]."""
+    size: int | None = None
+    """The side that images are averaged down to [default: their own]."""
+    holdout: float = 0.0
+    """The share of the images that is held out, for `python -m train.evaluate`: the same as those of `jgmm.fit` with
+    this --holdout and its default --seed, whatever the seed here."""
     flips: bool = True
     """Mirror half of the images, where mirror images are of their kind."""
     conditional: bool = False
@@ -52,9 +57,18 @@ class Config:
     norm_align: bool = False
     """Scale x0 to the mean norm of the images."""
     coupling: Annotated[str, one_of(COUPLINGS)] = "independent"
-    """The coupling of x0 with images: any, an assignment of least cost in the batch, or by the image's component."""
+    """The coupling of x0 with images: any (independent), an assignment of least cost in the batch (ot), one of draws
+    that are kept and change places (cache), a draw from the image's component (component), an assignment among its
+    images (component-ot), or the image that optimal transport to the whole data set gives each draw (semidiscrete),
+    or to the images of its component (component-semidiscrete)."""
     rho: float = 0.0
     """The share of the image's own place in its component that x0 keeps, from 0 to 1; for --coupling component."""
+    cost_axes: int = 256
+    """The number of principal axes of the images along which --coupling semidiscrete takes its cost; 0 for all."""
+    epsilon: float = 0.0
+    """How soft --coupling semidiscrete is, in units of the variance of the images; 0 gives every draw its one image."""
+    potential_rounds: int = 8
+    """The largest number of rounds of 250 steps in which the potential of --coupling semidiscrete is fitted."""
     space: Annotated[str, one_of(SPACES)] = "pixel"
     """The space the flow runs in: pixels, or whitened images V diag(1/√(e + ε)) Vᵀ (x − mean)."""
     zca_epsilon: float = 1e-3
@@ -85,6 +99,8 @@ class Config:
     """The number of images per step, over all devices."""
     accumulate: int = 1
     """The number of parts whose gradients are accumulated into one step."""
+    unroll: int = 1
+    """The number of steps in one program: more than one saves an accelerator the wait for the host between them."""
     learning_rate: float = 2e-4
     """The learning rate of Adam after the warm-up."""
     warmup: int = 5000
@@ -132,15 +148,21 @@ class Config:
         """Raise InputError for any value that can be refused before the data are seen."""
         check_names(self, dataset=DATASETS, pixels=PIXELS, coupling=COUPLINGS, space=SPACES, solver=SOLVERS)
         check_counts(self, base=1, blocks=1, head_channels=1, steps=1, batch_size=1, accumulate=1, warmup=0)
+        check_counts(self, cost_axes=0, potential_rounds=1, unroll=1)
+        check(self.size is None or self.size >= 1, f"--size must be at least 1, got {self.size}.")
         check_counts(self, log_every=1, save_every=1, keep_last=1, keep_every=1, sample_every=1, n_samples=1, nfe=1)
         for name in ("rho", "label_dropout"):
             check_number(flag(name), getattr(self, name), least=0, most=1)
-        for name in ("ema", "dropout"):
+        for name in ("ema", "dropout", "holdout"):
             check_share(flag(name), getattr(self, name))
+        check_number("--epsilon", self.epsilon, least=0)
         for name in ("learning_rate", "clip", "zca_epsilon", "time_scale"):
             check_number(flag(name), getattr(self, name), least=0, open_ends=True)
         check_seed("--seed", self.seed)
         check_one_source(self)
+        for name in ("steps", "log_every", "save_every", "sample_every"):
+            fits = getattr(self, name) % self.unroll == 0
+            check(fits, f"{flag(name)} {getattr(self, name)} must be a multiple of --unroll {self.unroll}.")
         check(self.base % 2 == 0, f"--base must be even, got {self.base}.")
         positive = len(self.multipliers) > 0 and min(self.multipliers) >= 1
         check(positive, f"--multipliers must be at least one number from 1 up, got {self.multipliers}.")

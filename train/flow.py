@@ -37,7 +37,7 @@ def load(run: Path, parameters: str = "average", step: int | None = None) -> Flo
     space, source = runs.kept_base(run, content)
     shape, classes = tuple(content["shape"]), content["classes"]
     structure, blank = nnx.split(nnx.eval_shape(lambda: setup.network(config, shape, classes)))
-    target = jax.eval_shape(lambda p: steps.begin(config, p), blank)
+    target = jax.eval_shape(lambda p, memory: steps.begin(config, p, memory), blank, runs.kept_memory(content))
     places = sharding.of_state(sharding.mesh(), target, config.fsdp)
     with Checkpoints(run, config.keep_last, config.keep_every) as saved:
         state = saved.load(abstract(target, places), step).state

@@ -18,12 +18,14 @@ from jgmm.errors import InputError, check
 from jgmm.figures.images import sample_grid
 from jgmm.figures.style import tile
 from jgmm.numerics import sharding
-from train import couplings, runs
+from jgmm.numerics.devices import convolution_options
+from train import runs
 from train import setup as setups
 from train import step as steps
 from train.batches import indices
 from train.checkpoints import Checkpoints, abstract
 from train.config import Config
+from train.couplings.assignment import assign
 from train.log import Log
 from train.models.unet import UNet, n_parameters
 from train.sampler import check_solver, images
@@ -57,7 +59,7 @@ def _train(config: Config) -> int:
     print(f"{data.name}: {len(data):,} images of {data.shape} from {data.location}")
     where = f"{jax.device_count()} device(s), {jax.devices()[0].device_kind}, of {jax.process_count()} process(es)"
     print(f"{n_parameters(model):,} parameters; {where}")
-    runs.begin(config, data, setup.classes, setup.base)
+    runs.begin(config, data, setup.classes, setup.base, setup.inputs.coupling)
     # Signals are noted until all is on disk.
     with _Signals() as stop, Checkpoints(config.run_folder, config.keep_last, config.keep_every) as saved:
         _Training(setup, model, saved).run(stop)
@@ -82,14 +84,17 @@ class _Training:
         self.config, self.setup, self.saved = setup.config, setup, saved
         self.structure, parameters = nnx.split(model)
         self.mesh = sharding.mesh()
-        state = steps.begin(self.config, parameters)
+        state = steps.begin(self.config, parameters, setup.inputs.coupling.begin())
         places, everywhere = sharding.of_state(self.mesh, state, self.config.fsdp), sharding.replicated(self.mesh)
         self.inputs = jax.device_put(setup.inputs, everywhere)
         step = steps.make_step(self.config, self.structure)
-        self.advance = jax.jit(step, donate_argnums=0, out_shardings=(places, everywhere))
+        step, fast = step if self.config.unroll == 1 else steps.unrolled(step), convolution_options()
+        outputs = (places, everywhere)
+        self.advance = jax.jit(step, donate_argnums=0, out_shardings=outputs, compiler_options=fast)
         self.copy = jax.jit(lambda state: jax.tree.map(jnp.copy, state), out_shardings=places)
         self.cost = jax.jit(steps.make_cost(self.config), out_shardings=everywhere)
-        self.images = jax.jit(images, static_argnames=("structure", "solver", "nfe"), out_shardings=everywhere)
+        static = ("structure", "solver", "nfe")
+        self.images = jax.jit(images, static_argnames=static, out_shardings=everywhere, compiler_options=fast)
         self.noise = _fixed_noise(self.config, self.inputs)
         self._begin(state, places)
 
@@ -114,7 +119,7 @@ class _Training:
         while self.at < config.steps and not stopped:
             self.state, values = self.advance(self.state, self.inputs, *self._batch())
             self.seen.append(values)
-            self.at += 1
+            self.at += config.unroll
             last = self.at == config.steps
             if self.at % config.log_every == 0 or last:
                 self._write_line()
@@ -129,13 +134,14 @@ class _Training:
         self.log.close()
 
     def _batch(self) -> tuple[jax.Array, jax.Array | None]:
-        """Which images the next step takes, and which draw goes to which of them where these are assigned."""
-        config = self.config
-        index = sharding.spread(indices(config.seed, self.at, len(self.setup.images), config.batch_size), self.mesh)
+        """Which images the next steps take, and which draw goes to which of them where these are assigned."""
+        config, n = self.config, len(self.setup.images)
+        taken = [indices(config.seed, self.at + i, n, config.batch_size) for i in range(config.unroll)]
+        index = sharding.spread(taken[0] if config.unroll == 1 else np.stack(taken), self.mesh)
         if not self.inputs.coupling.assigned:
             return index, None
-        cost = np.asarray(self.cost(self.inputs, jnp.array(self.at), index))
-        return index, sharding.spread(couplings.assign(cost), self.mesh)
+        cost = np.asarray(self.cost(self.inputs, self.state.memory, jnp.array(self.at), index))
+        return index, sharding.spread(assign(cost), self.mesh)
 
     def _write_line(self) -> None:
         _check_finite(self.state, self.config.run_folder)
@@ -155,14 +161,14 @@ class _Training:
         if not is_image(self.setup.images.shape):
             return
         labels = jnp.arange(config.n_samples, dtype=jnp.int32) % classes if classes else None
-        average, space = self.state.average, self.inputs.space
+        average, space = self.state.average, self.inputs.data.space
         grid = self.images(self.structure, average, space, self.noise, labels, config.solver, config.nfe).x
         self.log.picture(self.at, _write_grid(config.run_folder / f"samples-{self.at:07d}.png", np.asarray(grid)))
         self.log.resume_clock()
 
 
 def _numbers(values: dict[str, Any]) -> dict[str, float]:
-    return {name: float(np.asarray(value)) for name, value in values.items()}
+    return {name: float(np.mean(np.asarray(value))) for name, value in values.items()}
 
 
 def _means(seen: list[dict[str, Any]]) -> dict[str, float]:

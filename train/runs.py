@@ -5,21 +5,23 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
-from jgmm.checkpoint.files import read_json, reading, versions, write_json
+from jgmm.checkpoint.files import read_arrays, read_json, reading, versions, write_arrays, write_json
 from jgmm.data import Images
 from jgmm.errors import check
 from train import base
 from train.base import Base
 from train.config import Config
+from train.couplings.base import Coupling
 
-CONFIG = "config.json"
+CONFIG, COUPLING = "config.json", "coupling.npz"
 KIND = "jgmm.flow"
 # Trainings before this format had no seals and named none.
 FORMAT = 3
 
 
-def begin(config: Config, images: Images, classes: int, start: Base) -> None:
+def begin(config: Config, images: Images, classes: int, start: Base, coupling: Coupling) -> None:
     """Write what a run is; the first process does. A resumed run only remembers the options it goes on with."""
     if jax.process_index() > 0:
         return
@@ -36,7 +38,8 @@ def begin(config: Config, images: Images, classes: int, start: Base) -> None:
         "classes": classes,
         "data_sha256": images.sha256,
         "base": base.structure(start),
-        "files": base.save(folder, start),
+        "memory": _describe(coupling.begin()),
+        "files": base.save(folder, start) | _save_coupling(folder, coupling),
         "versions": versions(),
     }
     write_json(folder / CONFIG, content)
@@ -71,6 +74,28 @@ def kept_config(folder: Path) -> Config:
 def kept_base(folder: Path, content: dict[str, Any]) -> Base:
     """Where its flow runs and starts."""
     return base.load(folder, content, config_of(folder, content))
+
+
+def _save_coupling(folder: Path, coupling: Coupling) -> dict[str, str]:
+    kept = {name: getattr(coupling, name) for name in coupling.kept}
+    return {COUPLING: write_arrays(folder / COUPLING, kept)} if kept else {}
+
+
+def _describe(memory: Any) -> list[Any] | None:
+    return [list(memory.shape), str(memory.dtype)] if jax.tree.leaves(memory) else None
+
+
+def kept_memory(content: dict[str, Any]) -> Any:
+    """The shape of what its coupling remembers; () for nothing."""
+    described = content.get("memory")
+    return jax.ShapeDtypeStruct(tuple(described[0]), described[1]) if described else ()
+
+
+def kept_coupling(folder: Path, content: dict[str, Any]) -> dict[str, Any]:
+    """What was computed of its coupling before training. Raises InputError for a file that is missing or damaged."""
+    digest = content.get("files", {}).get(COUPLING)
+    found = read_arrays(folder / COUPLING, digest) if digest else {}
+    return {name: jnp.asarray(array) for name, array in found.items()}
 
 
 def check_same_data(folder: Path, images: Images) -> None:

@@ -146,7 +146,7 @@ def _pruned(options: Options, flow: Any, key: Any) -> Any:
     from train import runs, setup, sources
 
     config = runs.kept_config(options.run)
-    images = setup.load_images(replace(config, data_dir=options.data_dir or config.data_dir))
+    images, _ = setup.load_images(replace(config, data_dir=options.data_dir or config.data_dir))
     runs.check_same_data(options.run, images)
     source = sources.prune(flow.source, images, flow.space)
     share = 1 - source.keeps(flow.source.draw(key, SHARED)).mean()

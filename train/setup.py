@@ -11,13 +11,19 @@ from jaxtyping import Array
 
 from jgmm.commands.inputs import say_remark
 from jgmm.data import Images, arrays, load
+from jgmm.data.images import split
+from jgmm.data.resize import shrink
 from jgmm.errors import InputError, check
-from train import base, couplings, runs
+from train import base, runs
 from train.base import Base
+from train.batches import Data
 from train.config import Config
+from train.couplings import base as couplings
 from train.models.unet import UNet
 from train.step import INITIALIZATION_STREAM, StepInputs
 
+# The default seed of `jgmm.fit`, which holds out the same images.
+HOLDOUT_SEED = 0
 # More are taken for something else than classes.
 MOST_CLASSES = 100_000
 
@@ -41,10 +47,11 @@ class Setup:
     inputs: StepInputs
 
 
-def load_images(config: Config) -> Images:
-    """The training images. Raises InputError unless they are images whose sides the levels of the network can halve."""
+def load_images(config: Config) -> tuple[Images, Images | None]:
+    """The training images, and those held out. Raises InputError unless they are images whose sides the levels of the
+    network can halve."""
     images = arrays.load(config.data, config.pixels) if config.data else load(config.dataset, config.data_dir)
-    images = images.in_memory()
+    images = shrink(images.in_memory(), config.size)
     check(len(images.shape) == 3, f"expected images [N, H, W, C], got {images.pixels.shape}.")
     factor = 2 ** (len(config.multipliers) - 1)
     h, w, _ = images.shape
@@ -53,7 +60,7 @@ def load_images(config: Config) -> Images:
         f"{len(config.multipliers)} levels need images whose sides are divisible by {factor}, got {h} x {w}: give "
         "fewer --multipliers.",
     )
-    return images
+    return split(images, config.holdout, HOLDOUT_SEED)
 
 
 def build(config: Config) -> Setup:
@@ -62,7 +69,7 @@ def build(config: Config) -> Setup:
     Raises:
         InputError: For options that do not fit the data, and for other data than those of a resumed run.
     """
-    images = load_images(config)
+    images, _ = load_images(config)
     say_remark(images)
     if config.flips and not images.has_mirror_images and not config.resume:
         print(f"mirror images of {images.name} are none of their kind: --no-flips")
@@ -72,11 +79,17 @@ def build(config: Config) -> Setup:
     check(len(images) >= config.batch_size, f"{len(images)} images are fewer than --batch-size {config.batch_size}.")
     if config.resume:
         runs.check_same_data(config.run_folder, images)
-        start = runs.kept_base(config.run_folder, runs.read(config.run_folder))
+        content = runs.read(config.run_folder)
+        start, kept = runs.kept_base(config.run_folder, content), runs.kept_coupling(config.run_folder, content)
     else:
-        start = base.build(config, images)
-    coupling = couplings.build(config, images, start.source)
-    return Setup(config, images, classes, start, StepInputs(jnp.asarray(images.pixels), labels, start.space, coupling))
+        start, kept = base.build(config, images), None
+    coupling = couplings.build(config, images, start, kept)
+    check(
+        config.unroll == 1 or not coupling.assigned,
+        f"--coupling {config.coupling} assigns draws on the host before every step: leave out --unroll.",
+    )
+    data = Data(jnp.asarray(images.pixels), labels, start.space, config.flips)
+    return Setup(config, images, classes, start, StepInputs(data, coupling))
 
 
 def _labels(images: Images) -> Array:

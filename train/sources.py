@@ -2,6 +2,7 @@
 
 import abc
 from dataclasses import field, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ from jgmm.covariance.diag import Diag
 from jgmm.data import Images, rescale
 from jgmm.encoder.base import Encoder
 from jgmm.encoder.identity import Identity
-from jgmm.encoder.images import encode_images
+from jgmm.encoder.images import decode_images, encode_images
 from jgmm.encoder.pca import fit_pca
 from jgmm.encoder.scatter import mean_and_covariance
-from jgmm.errors import check
+from jgmm.errors import InputError, check
+from jgmm.metrics.likelihood import scores
 from jgmm.mixture import GMM
 from jgmm.numerics.linalg import matmul
 from jgmm.numerics.pytree import pytree
@@ -31,6 +33,8 @@ from train.registry import SOURCES
 DRAWS = 8192
 # Draws and images that a mixture's units are compared by, and how many times another deviation can be.
 SHOWN, OTHER_UNITS = 256, 4
+# Shares below this are not told apart from it: a logarithm must be finite.
+SMALLEST = 1e-30
 # Pruning (arXiv 2512.18184): an axis is sparse if no image has a larger cosine with it, and a draw is rejected if its
 # cosine with a sparse axis is larger.
 SPARSE, REJECTED = 0.01, 0.048
@@ -44,6 +48,14 @@ class NoiseSource(abc.ABC):
     @abc.abstractmethod
     def draw(self, key: PRNGKeyArray, n: int) -> Float[Array, "n h w c"]:
         """n independent draws; n is static under jit."""
+
+    def shown(self, space: Encoder, x0: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
+        """Draws as images: pixels in [-1, 1], as far as they are of images at all."""
+        return decode_images(space, x0)
+
+    def log_prob(self, space: Encoder, x0: Float[Array, "n h w c"]) -> Float[Array, " n"]:
+        """The log-density of x0, nats an image. Raises InputError for a source that has none."""
+        raise InputError(f"the source {type(self).__name__} has no log_prob: no likelihood can be computed.")
 
 
 @pytree
@@ -61,6 +73,11 @@ class Gaussian(NoiseSource):
     def draw(self, key: PRNGKeyArray, n: int) -> Float[Array, "n h w c"]:
         return self.scale * jax.random.normal(key, (n, *self.shape))
 
+    def log_prob(self, space: Encoder, x0: Float[Array, "n h w c"]) -> Float[Array, " n"]:
+        z = x0.reshape(x0.shape[0], -1) / self.scale
+        d = z.shape[1]
+        return -0.5 * (z**2).sum(axis=1) - d * (0.5 * jnp.log(2 * jnp.pi) + jnp.log(self.scale))
+
 
 @pytree
 class Mixture(NoiseSource):
@@ -72,6 +89,14 @@ class Mixture(NoiseSource):
 
     def draw(self, key: PRNGKeyArray, n: int) -> Float[Array, "n h w c"]:
         return self.scale * encode_images(self.space, self.params.sample(key, n))
+
+    def shown(self, space: Encoder, x0: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
+        return self.params.to_pixels(decode_images(self.space, x0 / self.scale))
+
+    def log_prob(self, space: Encoder, x0: Float[Array, "n h w c"]) -> Float[Array, " n"]:
+        d = prod(self.params.shape)
+        nats = self.params.log_prob(decode_images(self.space, x0 / self.scale))
+        return nats - self.space.log_det() - d * jnp.log(self.scale)
 
     def draw_near(
         self, key: PRNGKeyArray, pixels: Float[Array, "b h w c"], component: Int[Array, "b ..."], rho: float
@@ -94,6 +119,19 @@ class Mixture(NoiseSource):
             residual = residual + rho * encoder.residual(flat)
         x = encoder.decode(mean + deviation, residual).reshape(pixels.shape)
         return self.scale * encode_images(self.space, self.params.from_pixels(x))
+
+    def log_responsibilities(self, images: Images, flips: bool) -> Float[Array, "m n k"]:
+        """log p(k | image) of the images and, with flips, of their mirror images."""
+        views = [images.pixels, images.pixels[:, :, ::-1]] if flips else [images.pixels]
+        shares = np.stack([scores(self.params, view).responsibilities for view in views])
+        return jnp.log(jnp.maximum(shares, SMALLEST))
+
+    def draw_components(self, key: PRNGKeyArray, n: int) -> tuple[Float[Array, "n h w c"], Int[Array, " n"]]:
+        """n draws and the components that they are from; the mixture is no product."""
+        for_component, for_draw = jax.random.split(key)
+        gmm: Any = self.params.gmm
+        k = jax.random.categorical(for_component, gmm.log_weights, shape=(n,))
+        return self.draw_near(for_draw, jnp.zeros((n, *self.params.shape)), k, 0.0), k
 
 
 @pytree

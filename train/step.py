@@ -12,11 +12,10 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from jgmm.encoder.base import Encoder
 from jgmm.numerics.pytree import pytree
-from train.batches import Batch, take
+from train.batches import Data, keys_of
 from train.config import Config
-from train.couplings import Coupling, squared_distances
+from train.couplings.base import Coupling
 
 # Streams of random numbers besides those of the steps, folded into the seed.
 INITIALIZATION_STREAM, GRID_STREAM = 2**31 - 1, 2**31 - 2
@@ -31,6 +30,7 @@ class State:
         parameters: of the network, and their running average.
         optimizer: its state.
         failed: the first step whose loss or gradient was not finite, or -1.
+        memory: of the coupling.
     """
 
     step: Int[Array, ""]
@@ -38,30 +38,14 @@ class State:
     average: nnx.State
     optimizer: Any
     failed: Int[Array, ""]
+    memory: Any = ()
 
 
 class StepInputs(NamedTuple):
-    """All that training reads: the data, on the device, and how x0 is drawn."""
+    """All that training reads: the data, on the device, and which x0 goes with them."""
 
-    pixels: Array
-    labels: Int[Array, " n"] | None
-    space: Encoder
+    data: Data
     coupling: Coupling
-
-
-class Keys(NamedTuple):
-    """The random numbers of a step, from the seed and its number alone."""
-
-    flips: PRNGKeyArray
-    coupling: PRNGKeyArray
-    times: PRNGKeyArray
-    labels: PRNGKeyArray
-    dropout: PRNGKeyArray
-
-
-def keys_of(seed: int, step: Int[Array, ""]) -> Keys:
-    """The keys of a step."""
-    return Keys(*jax.random.split(jax.random.fold_in(jax.random.key(seed), step), len(Keys._fields)))
 
 
 def optimizer_of(config: Config) -> optax.GradientTransformation:
@@ -70,10 +54,10 @@ def optimizer_of(config: Config) -> optax.GradientTransformation:
     return optax.chain(optax.clip_by_global_norm(config.clip), optax.adam(rate))
 
 
-def begin(config: Config, parameters: nnx.State) -> State:
+def begin(config: Config, parameters: nnx.State, memory: Any = ()) -> State:
     """The state before the first step."""
-    zero = jnp.zeros((), jnp.int32)
-    return State(zero, parameters, jax.tree.map(jnp.copy, parameters), optimizer_of(config).init(parameters), zero - 1)
+    zero, average = jnp.zeros((), jnp.int32), jax.tree.map(jnp.copy, parameters)
+    return State(zero, parameters, average, optimizer_of(config).init(parameters), zero - 1, memory)
 
 
 def draw_times(key: PRNGKeyArray, n: int, kind: str) -> Float[Array, " n"]:
@@ -97,18 +81,11 @@ def flow_matching_loss(
     return ((v - (x1 - x0)) ** 2).mean()
 
 
-def batch_of(config: Config, inputs: StepInputs, keys: Keys, index: Int[Array, " b"]) -> Batch:
-    """The images of a step."""
-    return take(keys.flips, inputs.pixels, inputs.labels, index, inputs.space, config.flips)
+def make_cost(config: Config) -> Callable[[StepInputs, Any, Int[Array, ""], Int[Array, " b"]], Float[Array, "b b"]]:
+    """(inputs, memory, step, index) -> what an assignment of the step's draws to its images costs."""
 
-
-def make_cost(config: Config) -> Callable[[StepInputs, Int[Array, ""], Int[Array, " b"]], Float[Array, "b b"]]:
-    """(inputs, step, index) -> the squared distances of the step's images and draws, for an assignment."""
-
-    def cost(inputs: StepInputs, step: Int[Array, ""], index: Int[Array, " b"]) -> Float[Array, "b b"]:
-        keys = keys_of(config.seed, step)
-        images = batch_of(config, inputs, keys, index).images
-        return squared_distances(inputs.coupling.source.draw(keys.coupling, index.shape[0]), images)
+    def cost(inputs: StepInputs, memory: Any, step: Int[Array, ""], index: Int[Array, " b"]) -> Float[Array, "b b"]:
+        return inputs.coupling.cost(keys_of(config.seed, step), inputs.data, index, memory)
 
     return cost
 
@@ -123,8 +100,7 @@ def make_step(
         state: State, inputs: StepInputs, index: Int[Array, " b"], order: Int[Array, " b"] | None
     ) -> tuple[State, dict[str, Array]]:
         keys = keys_of(config.seed, state.step)
-        batch = batch_of(config, inputs, keys, index)
-        x0 = inputs.coupling.x0(keys.coupling, batch, order)
+        x0, batch, memory = inputs.coupling.pairs(keys, inputs.data, index, order, state.memory)
         t = draw_times(keys.times, index.shape[0], config.times)
         labels = _withheld(keys.labels, batch.labels, config)
 
@@ -143,9 +119,21 @@ def make_step(
         broken = (state.failed < 0) & ~(jnp.isfinite(value) & jnp.isfinite(norm))
         failed = jnp.where(broken, state.step + 1, state.failed)
         seen = {"loss": value, "gradient_norm": norm, "ema": decay}
-        return State(state.step + 1, parameters, average, optimizer_state, failed), seen
+        return State(state.step + 1, parameters, average, optimizer_state, failed, memory), seen
 
     return step
+
+
+def unrolled(step: Callable[..., tuple[State, dict[str, Array]]]) -> Callable[..., tuple[State, dict[str, Array]]]:
+    """Several steps, one after the other: (state, inputs, indices [n, b], None) -> the state after them, and what to
+    log of each."""
+
+    def steps(
+        state: State, inputs: StepInputs, index: Int[Array, "n b"], order: None
+    ) -> tuple[State, dict[str, Array]]:
+        return jax.lax.scan(lambda state, index: step(state, inputs, index, None), state, index)
+
+    return steps
 
 
 def _accumulated(

@@ -14,7 +14,8 @@ from jgmm.checkpoint.models import load_source, read_config
 from jgmm.commands import cli
 from jgmm.commands.options import Common, Options
 from jgmm.data import Images, arrays, load
-from jgmm.data.resize import resize
+from jgmm.data.images import split
+from jgmm.data.resize import resize, shrink
 from jgmm.encoder.bases import block_of
 from jgmm.errors import check
 from jgmm.numerics.processes import of_all, over_processes
@@ -60,6 +61,7 @@ def prepare(options: Common, k: int) -> Data:
     images = (
         arrays.load(options.data, options.pixels, streamed) if options.data else load(options.dataset, options.data_dir)
     )
+    images = shrink(images, options.size)
     print(
         f"{images.name}: {len(images):,} examples of {images.shape} {images.pixels.dtype} from {images.location}"
         + (", read in every pass" if images.on_disk else "")
@@ -70,14 +72,7 @@ def prepare(options: Common, k: int) -> Data:
         weight = arrays.load_weights(options.weights, len(images))
         images = _weighed(images, weight)
         digest = hashlib.sha256(digest.encode() + weight.tobytes()).hexdigest()
-    order = np.random.default_rng(options.seed).permutation(len(images))
-    n_held_out = round(options.holdout * len(images))
-    check(
-        options.holdout == 0 or n_held_out > 0,
-        f"--holdout {options.holdout} of {len(images)} examples is none.",
-    )
-    train = images.take(np.sort(order[n_held_out:])) if n_held_out else images
-    held_out = images.take(np.sort(order[:n_held_out])) if n_held_out else None
+    train, held_out = split(images, options.holdout, options.seed)
     check(
         len(train) >= k,
         f"{len(train)} examples are too few for --k {k}: lower k or bring more data.",

@@ -47,6 +47,8 @@ class Common:
     [default: its range tells]."""
     data_dir: Annotated[Path | None, tyro.conf.arg(aliases=("--data-root",))] = None
     """The folder that holds the CIFAR-10 files [default: $JGMM_DATA, then TensorFlow Datasets]."""
+    size: int | None = None
+    """The side that square images are averaged down to [default: their own]."""
     augmentation: bool = False
     """Add the mirror image of every image to the data."""
     dequantize: bool = True

@@ -1,4 +1,5 @@
-"""Files of PyTorch, `.pt`, without PyTorch: a ZIP archive of one pickle and the bytes of every tensor.
+"""Files of PyTorch, `.pt` or `.pth`, without PyTorch: a ZIP archive of one pickle and the bytes of every tensor, or as
+versions before 1.6 wrote them, pickles one after the other and then the bytes.
 
 The reader admits tensors, parameters and dictionaries of them; the name of anything else is refused before it is
 imported (as `torch.load(weights_only=True)` does).
@@ -8,6 +9,7 @@ import io
 import pickle
 import zipfile
 from collections import OrderedDict
+from collections.abc import Callable
 from operator import index
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +20,8 @@ import numpy as np
 from jgmm.convert.restricted import Restricted, refusing
 from jgmm.errors import check, short
 
+# The number that files of PyTorch before 1.6 begin with.
+MAGIC = 0x1950A86A20F9469CFC6C
 # Types of numbers by the names of their storages.
 STORAGES = {
     "DoubleStorage": np.dtype(np.float64),
@@ -53,17 +57,51 @@ def read_tensors(path: Path) -> Any:
     """What a file of PyTorch holds, its tensors as arrays.
 
     Raises:
-        InputError: For a file that is damaged, of PyTorch before 1.6, or holds anything but tensors, which is named;
-            nothing of it has been run.
+        InputError: For a file that is damaged, or holds anything but tensors, which is named; nothing of it has been
+            run.
     """
-    with refusing(path, "file of tensors of PyTorch 1.6 or newer"), zipfile.ZipFile(path) as archive:
-        names = [name for name in archive.namelist() if name.endswith("data.pkl")]
-        check(len(names) == 1, f"{path} is no file of PyTorch: it has no data.pkl.")
-        return _Reader(archive, names[0]).load()
+    with refusing(path, "file of tensors of PyTorch"):
+        if not zipfile.is_zipfile(path):
+            return _read_legacy(path)
+        with zipfile.ZipFile(path) as archive:
+            names = [name for name in archive.namelist() if name.endswith("data.pkl")]
+            check(len(names) == 1, f"{path} is no file of PyTorch: it has no data.pkl.")
+            folder = names[0].removesuffix("data.pkl")
+            order = folder + "byteorder"
+            little = order not in archive.namelist() or archive.read(order) == b"little"
+            file = io.BytesIO(archive.read(names[0]))
+            return _Reader(file, lambda key, _: archive.read(f"{folder}data/{key}"), little).load()
+
+
+def _read_legacy(path: Path) -> Any:
+    """Three pickles that say what the file is, one of what it holds, one of the keys of its storages, and then each
+    with its length. The fourth is read twice: to find where it ends, and once the storages are there."""
+    with path.open("rb") as file:
+        magic = Restricted(file, {}).load()
+        check(magic == MAGIC, f"{path} is no file of PyTorch: it does not begin as one.")
+        Restricted(file, {}).load()
+        little = bool(Restricted(file, {}).load()["little_endian"])
+        start, size = file.tell(), path.stat().st_size
+        sizes: dict[str, int] = {}
+
+        def no_bytes(key: str, n: int) -> bytes:
+            check(0 <= n <= size, f"the storage {key} is longer than {path}.")
+            sizes[key] = n
+            return bytes(n)
+
+        _Reader(file, no_bytes, little).load()
+        stored = {}
+        for key in Restricted(file, {}).load():
+            file.read(8)  # how many numbers, which the fourth has said
+            stored[key] = file.read(sizes[key])
+        file.seek(start)
+        return _Reader(file, lambda key, _: stored[key], little).load()
 
 
 class _Reader(Restricted):
-    def __init__(self, archive: zipfile.ZipFile, name: str):
+    """Reads a pickle of tensors; `read(key, n)` gives the n bytes of a storage."""
+
+    def __init__(self, file: Any, read: Callable[[str, int], bytes], little: bool):
         admitted: dict[str, Any] = {
             "collections.OrderedDict": OrderedDict,
             "torch._utils._rebuild_tensor_v2": _tensor,
@@ -71,10 +109,8 @@ class _Reader(Restricted):
         }
         for module in ("torch", "torch.storage"):
             admitted |= {f"{module}.{kind}": _Name(module, kind) for kind in STORAGES}
-        super().__init__(io.BytesIO(archive.read(name)), admitted)
-        self.archive, self.folder = archive, name.removesuffix("data.pkl")
-        order = self.folder + "byteorder"
-        self.order = "<" if order not in archive.namelist() or archive.read(order) == b"little" else ">"
+        super().__init__(file, admitted)
+        self.read_storage, self.order = read, "<" if little else ">"
 
     def built(self, made: Any, state: Any) -> Any:
         """A state_dict says of which versions its parts are, which nobody asks for."""
@@ -82,11 +118,12 @@ class _Reader(Restricted):
 
     def persistent_load(self, pid: Any) -> np.ndarray:
         """The numbers of a storage."""
-        kind, storage, key, _, n = pid
+        kind, storage, key, _, n = pid[:5]
         check(kind == "storage" and isinstance(storage, _Name), f"expected a storage of numbers, got {short(pid)}.")
+        check(pid[5:] in ((), (None,)), "it has views of storages, which no such file needs.")
         dtype = STORAGES[storage.name]
         written = dtype if dtype.kind == "V" else dtype.newbyteorder(self.order)  # bfloat16 has no byte order
-        found = np.frombuffer(self.archive.read(f"{self.folder}data/{key}"), written)
+        found = np.frombuffer(self.read_storage(str(key), index(n) * dtype.itemsize), written)
         check(len(found) >= index(n), f"the storage {key} is cut short.")
         return found.astype(dtype, copy=False)
 

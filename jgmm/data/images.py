@@ -113,6 +113,16 @@ class Images:
         return replace(self, pixels=pixels, labels=labels, weight=weight)
 
 
+def split(images: Images, share: float, seed: int) -> tuple[Images, Images | None]:
+    """The images to fit, and a random share of them that is held out, each in their order; None for a share of 0."""
+    n = round(share * len(images))
+    check(share == 0 or n > 0, f"--holdout {share} of {len(images)} examples is none.")
+    if n == 0:
+        return images, None
+    order = np.random.default_rng(seed).permutation(len(images))
+    return images.take(np.sort(order[n:])), images.take(np.sort(order[:n]))
+
+
 def mirror_of(shape: tuple[int, ...]) -> np.ndarray:
     """The feature [D] that every feature of an image [H, W, C] changes places with in its mirror image."""
     return np.arange(np.prod(shape)).reshape(shape)[:, ::-1].ravel()

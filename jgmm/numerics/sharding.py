@@ -231,9 +231,10 @@ def over_rows(devices: Mesh) -> NamedSharding:
     return NamedSharding(devices, PartitionSpec(ROWS))
 
 
-def spread(index: Int[np.ndarray, " b"], devices: Mesh) -> Array:
-    """A vector that every process knows, cut over all devices."""
-    return jax.make_array_from_callback(index.shape, over_rows(devices), lambda part: index[part])
+def spread(index: Int[np.ndarray, "... b"], devices: Mesh) -> Array:
+    """Numbers that every process knows, cut along their last axis over all devices."""
+    spec = PartitionSpec(*[None] * (index.ndim - 1), *over_rows(devices).spec)
+    return jax.make_array_from_callback(index.shape, NamedSharding(devices, spec), lambda part: index[part])
 
 
 def spread_rows(rows: np.ndarray | Array) -> Array:

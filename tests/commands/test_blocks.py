@@ -14,8 +14,8 @@ from jgmm import complete, evaluate, fit, generate
 from jgmm.checkpoint.models import read_config
 from jgmm.encoder.identity import Identity
 from jgmm.product.mixture import ProductMixture
-from train import couplings
 from train.batches import Batch
+from train.couplings.component import Labels
 from train.sources import Mixture
 
 DIGITS = ["--dataset", "digits", "--k", "6", "--blocks", "2", "--holdout", "0.1"]
@@ -110,7 +110,7 @@ def test_draws_near_images_have_the_law_of_the_source(product_run):
     source = jgmm.load(product_run)
     images = source.sample(jax.random.key(0), 4000)
     pixels = source.to_pixels(images)
-    coupling = couplings.Labels(Mixture(source, Identity(64)), 0.5)
+    coupling = Labels(Mixture(source, Identity(64)), 0.5)
     batch = Batch(images, pixels, None, jnp.arange(4000), jnp.zeros(4000, bool))
     x0 = np.asarray(coupling.x0(jax.random.key(1), batch, None))
     np.testing.assert_allclose(x0.mean(axis=0), images.mean(axis=0), atol=0.15)

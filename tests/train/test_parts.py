@@ -18,8 +18,11 @@ from jgmm.encoder.images import decode_images, encode_images
 from jgmm.encoder.pca import fit_pca
 from jgmm.errors import InputError
 from jgmm.source import normalize
-from train import base, batches, couplings, sampler, setup, sources
+from train import base, batches, sampler, setup, sources
 from train.config import PRESETS, Config
+from train.couplings.assignment import Assignment, assign
+from train.couplings.base import squared_distances
+from train.couplings.component import Component, component
 from train.models.unet import n_parameters
 from train.registry import SPACES
 
@@ -95,10 +98,10 @@ def test_batches_are_a_function_of_seed_and_step():
 
 def test_taking_images(digits):
     index = jnp.array([5, 900, 1700])
-    plain = batches.take(jax.random.key(0), jnp.asarray(digits.pixels), None, index, PIXELS, False)
+    plain = batches.Data(jnp.asarray(digits.pixels), None, PIXELS, False).take(jax.random.key(0), index)
     np.testing.assert_allclose(plain.images.reshape(3, -1), to_features(digits.pixels[[5, 900, 1700]]), atol=1e-6)
     many = jnp.zeros(400, jnp.int32)
-    flipped = batches.take(jax.random.key(0), jnp.asarray(digits.pixels), None, many, PIXELS, True)
+    flipped = batches.Data(jnp.asarray(digits.pixels), None, PIXELS, True).take(jax.random.key(0), many)
     assert 150 < flipped.mirrored.sum() < 250
     which = np.asarray(flipped.mirrored)
     np.testing.assert_array_equal(flipped.images[which][0], flipped.images[~which][0][:, ::-1])
@@ -156,15 +159,15 @@ def batch_from(pixels):
 
 def test_an_assignment_is_a_permutation_and_the_best(rng):
     x0, x1 = (jnp.asarray(rng.normal(size=(6, 2, 2, 1)), jnp.float32) for _ in range(2))
-    cost = np.asarray(couplings.squared_distances(x0, x1))
+    cost = np.asarray(squared_distances(x0, x1))
     brute = ((np.asarray(x1)[:, None] - np.asarray(x0)[None]) ** 2).sum(axis=(2, 3, 4))
     np.testing.assert_allclose(cost, brute, atol=1e-4)
-    order = couplings.assign(cost)
+    order = assign(cost)
     assert sorted(order) == list(range(6))
     best = min(sum(brute[i, j] for i, j in enumerate(p)) for p in permutations(range(6)))
     assert sum(brute[i, j] for i, j in enumerate(order)) == pytest.approx(best, rel=1e-5)
     source = sources.Gaussian((2, 2, 1))
-    coupled = couplings.Assignment(source).x0(jax.random.key(0), batch_from(x1), jnp.asarray(order))
+    coupled = Assignment(source).x0(jax.random.key(0), batch_from(x1), jnp.asarray(order))
     np.testing.assert_array_equal(coupled, source.draw(jax.random.key(0), 6)[order])
 
 
@@ -180,7 +183,7 @@ def test_component_coupling_keeps_the_marginal(rho, space, rng, digits):
     n = 20_000
     x1 = jgmm.sample(jax.random.key(0), raw, n)
     r = params.gmm.responsibilities(params.encoder.encode(x1.reshape(n, -1)))
-    coupling = couplings.Component(source, jnp.log(jnp.maximum(r, 1e-30))[None], rho)
+    coupling = Component(source, jnp.log(jnp.maximum(r, 1e-30))[None], rho)
     x0 = np.asarray(coupling.x0(jax.random.key(1), batch_from(x1), None)).reshape(n, -1)
     free = np.asarray(source.draw(jax.random.key(2), n)).reshape(n, -1)
     scale = free.std(axis=0)
@@ -197,7 +200,7 @@ def test_component_coupling_keeps_the_marginal(rho, space, rng, digits):
 def test_responsibilities_of_images_and_their_mirror_images(rng, digits):
     few = digits.take(np.arange(50))
     source = sources.Mixture(mixture_of(rng, digits), PIXELS)
-    found = couplings.component(replace(TINY, coupling="component", flips=True), few, source)
+    found = component(replace(TINY, coupling="component", flips=True), few, source, PIXELS)
     mirrored = to_features(few.pixels[:, :, ::-1])
     expected = source.params.gmm.responsibilities(source.params.encoder.encode(jnp.asarray(mirrored)))
     np.testing.assert_allclose(np.exp(found.log_r[1]), expected, atol=1e-4)

@@ -1,0 +1,117 @@
+"""What a coupling is, and the one that couples nothing."""
+
+import abc
+from dataclasses import replace
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from jgmm.data import Images
+from jgmm.encoder.base import Encoder
+from jgmm.errors import InputError, check
+from jgmm.numerics.linalg import matmul
+from jgmm.numerics.pytree import pytree
+from train.base import Base
+from train.batches import Batch, Data, Keys
+from train.config import Config
+from train.registry import COUPLINGS
+from train.sources import NoiseSource
+
+
+class Pairs(NamedTuple):
+    """The pairs of one step.
+
+    Attributes:
+        x0: draws of the source, one for every image of the batch.
+        batch: the images.
+        memory: what the coupling remembers from now on.
+    """
+
+    x0: Float[Array, "b h w c"]
+    batch: Batch
+    memory: Any
+
+
+class Coupling(abc.ABC):
+    """The joint law of x0 and images: a pytree with the source it draws from.
+
+    Most couplings say which x0 belong to the images of a batch, and have `x0` alone. One that is `assigned` gets the
+    permutation of its draws whose `cost` is least, found on the host before the step. One that chooses the images as
+    well, or remembers something from step to step, has a `pairs` of its own. All of them are pure and jittable, and
+    functions of the seed, the step and the memory, which the checkpoints keep.
+    """
+
+    source: NoiseSource
+    assigned: ClassVar[bool] = False
+    # The fields that `fitted` computes, which the run folder keeps.
+    kept: ClassVar[tuple[str, ...]] = ()
+
+    @abc.abstractmethod
+    def x0(self, key: PRNGKeyArray, batch: Batch, order: Int[Array, " b"] | None) -> Float[Array, "b h w c"]:
+        """A draw for every image; `order` is that of an assignment, for a coupling that is `assigned`."""
+
+    def begin(self) -> Any:
+        """What the coupling remembers before the first step: an array, or () for nothing."""
+        return ()
+
+    def fitted(self) -> "Coupling":
+        """The coupling with the fields in `kept`, computed before training."""
+        return self
+
+    def pairs(
+        self, keys: Keys, data: Data, index: Int[Array, " b"], order: Int[Array, " b"] | None, memory: Any
+    ) -> Pairs:
+        """The pairs of a step, whose images in turn are those of `index`."""
+        batch = data.take(keys.flips, index)
+        return Pairs(self.x0(keys.coupling, batch, order), batch, memory)
+
+    def cost(self, keys: Keys, data: Data, index: Int[Array, " b"], memory: Any) -> Float[Array, "b b"]:
+        """What it costs to give each image, in rows, each of the draws of the step."""
+        draws = self.source.draw(keys.coupling, index.shape[0])
+        return squared_distances(draws, data.take(keys.flips, index).images)
+
+    def law(self, memory: Any) -> str:
+        """Whether x0 has the law of the source, in words."""
+        return "the source's"
+
+
+@pytree
+class Independent(Coupling):
+    """Any draw for any image."""
+
+    source: NoiseSource
+
+    def x0(self, key: PRNGKeyArray, batch: Batch, order: Int[Array, " b"] | None) -> Float[Array, "b h w c"]:
+        return self.source.draw(key, batch.images.shape[0])
+
+
+def independent(config: Config, images: Images, source: NoiseSource, space: Encoder) -> Independent:
+    """See `Independent`."""
+    return Independent(source)
+
+
+def squared_distances(x0: Float[Array, "b h w c"], x1: Float[Array, "b h w c"]) -> Float[Array, "b b"]:
+    """|x1_i − x0_j|²."""
+    a, b = x1.reshape(x1.shape[0], -1), x0.reshape(x0.shape[0], -1)
+    return (a * a).sum(axis=1)[:, None] + (b * b).sum(axis=1)[None] - 2 * matmul(a, b.T)
+
+
+def build(config: Config, images: Images, base: Base, kept: dict[str, np.ndarray] | None = None) -> Coupling:
+    """The coupling that the options ask for, fitted, or with the arrays that a run has kept of it.
+
+    Raises:
+        InputError: For a source it cannot use, and an option that is another coupling's.
+    """
+    coupling = COUPLINGS[config.coupling](config, images, base.source, base.space)
+    check(
+        config.rho == 0 or hasattr(coupling, "rho"),
+        f"--rho is of --coupling component, got --coupling {config.coupling}.",
+    )
+    if not coupling.kept:
+        return coupling
+    if kept is None:
+        return coupling.fitted()
+    if kept.keys() < set(coupling.kept):
+        raise InputError(f"{config.run_folder} is damaged: it lacks {', '.join(set(coupling.kept) - kept.keys())}.")
+    return replace(coupling, **{name: kept[name] for name in coupling.kept})

@@ -1,0 +1,221 @@
+"""What `python -m train.evaluate` does: images of a flow against real ones, beside what is possible and x0 alone."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jgmm.checkpoint.files import faults, versions, write_json
+from jgmm.commands.outputs import check_memory, picture, signed_by
+from jgmm.data import Images, rescale
+from jgmm.errors import InputError, check
+from jgmm.numerics.devices import convolution_options
+from train import runs, setup
+from train.batches import indices, keys_of
+from train.couplings.assignment import assign
+from train.evaluate import PROG
+from train.figures import quality
+from train.flow import Flow, load
+from train.likelihood import bits_per_dim
+from train.metrics.classifier import auc
+from train.metrics.manifold import manifold
+from train.metrics.moments import frechet, kernel_distance, sliced_wasserstein
+from train.registry import FEATURES
+from train.sampler import images
+
+if TYPE_CHECKING:
+    from train.evaluate import Options
+
+SUMMARY, PICTURE = "evaluation.json", "quality.png"
+# Streams of random numbers: draws of x0, those that are compared with what training saw, and the likelihood.
+DRAWS, LAW, LIKELIHOOD = range(3)
+# The least AUC that says that x0 in training and x0 in sampling are not of one law.
+APART = 0.55
+Numbers = dict[str, float]
+
+
+class Judged(NamedTuple):
+    """What was found.
+
+    Attributes:
+        against: what the images were compared with.
+        rows: by name: "real" for other real images, "x0" for draws of the source as they are, and the numbers of
+            evaluations; each with its numbers.
+        law: the AUC of x0 as training sees them against x0 as sampling draws them, or None where the data are gone.
+        bits: the mean bits per dimension and its standard error, or None.
+        about: what was judged: the run's options, the step, the parameters, the solver, the number of images.
+    """
+
+    against: str
+    rows: dict[str, Numbers]
+    law: float | None
+    bits: tuple[float, float] | None
+    about: dict[str, Any]
+
+    def lines(self) -> Iterator[str]:
+        """For a terminal: a table, and what is to be said beside it."""
+        names = list(next(iter(self.rows.values())))
+        width = max(map(len, names))
+        yield f"against {self.against}"
+        yield " " * width + "".join(f"{row:>10}" for row in self.rows)
+        for name in names:
+            yield f"{name:{width}}" + "".join(f"{numbers[name]:10.4g}" for numbers in self.rows.values())
+        if self.law is not None:
+            apart = self.law > APART
+            says = "x0 in training is NOT x0 in sampling" if apart else "x0 in training and in sampling look the same"
+            yield f"law of x0: AUC {self.law:.3f}, {says}"
+        if self.bits is not None:
+            yield f"likelihood: {self.bits[0]:.3f} ± {self.bits[1]:.3f} bits per dimension"
+
+
+def judge(options: "Options") -> Judged:
+    """Judge a run. Raises InputError for data other than the run's, and too few images for a metric."""
+    content = runs.read(options.run)
+    config = runs.config_of(options.run, content)
+    config = replace(config, data_dir=options.data_dir or config.data_dir, resume=True)
+    train, held_out = setup.load_images(config)
+    runs.check_same_data(options.run, train)
+    check(train.is_8_bit, f"{PROG} compares 8-bit images, {train.name} has {train.pixels.dtype}.")
+    flow = load(options.run, options.parameters, options.step)
+    real, other, against = _real(train, held_out, options.n)
+    n = len(real)
+    check_memory("--n", n, 8 * (2 + len(options.nfe)) * real[0].size)
+    compare = _comparison(options, train.pixels, real)
+    rows = {"real": compare(other)}
+    x0 = _draws(flow, options, n)
+    rows["x0"] = compare(_eight_bit(np.asarray(_shown(flow, x0))))
+    for nfe in options.nfe:
+        rows[str(nfe)] = compare(_made(flow, x0, options, nfe))
+        print(f"{nfe} evaluations: done", flush=True)
+    bits = _bits(flow, options, train if held_out is None else held_out)
+    about: dict[str, Any] = {"config": config.to_json(), "step": options.step, "parameters": options.parameters}
+    about |= {"solver": options.solver, "n": n, "seed": options.seed, "versions": versions()}
+    return Judged(against, rows, _law(config, flow, x0), bits, about)
+
+
+def _real(train: Images, held_out: Images | None, n: int) -> tuple[np.ndarray, np.ndarray, str]:
+    """Real images to compare with, as many others that show what is possible, and in words what they are."""
+    rng = np.random.default_rng(0)
+
+    def some(images: Images) -> np.ndarray:
+        return images.pixels[rng.permutation(len(images))]
+
+    if held_out is None:
+        n, mixed = min(n, len(train) // 2), some(train)
+        return mixed[:n], mixed[n : 2 * n], f"{n:,} training images; real: as many others of them"
+    n = min(n, len(held_out), len(train))
+    return some(held_out)[:n], some(train)[:n], f"{n:,} images held out of the training; real: as many training images"
+
+
+def _comparison(options: "Options", train: np.ndarray, real: np.ndarray) -> Callable[[np.ndarray], Numbers]:
+    """All numbers of 8-bit images against the real ones."""
+    spaces = {name: FEATURES[name](train) for name in options.features}
+    if options.inception_weights is not None:
+        from train.metrics import inception
+
+        spaces["inception"] = inception.features_of(options.inception_weights)
+    known = {name: of(real) for name, of in spaces.items()}
+
+    def compare(made: np.ndarray) -> Numbers:
+        found: Numbers = {}
+        for name, of in spaces.items():
+            mine = of(made)
+            distance, kernel = ("FID", "KID") if name == "inception" else ("Fréchet", "kernel distance")
+            found[f"{distance}, {name}"] = frechet(known[name], mine)
+            found[f"{kernel}, {name}"] = kernel_distance(known[name], mine)
+            found |= {f"{word}, {name}": x for word, x in manifold(known[name], mine)._asdict().items()}
+        a, b = rescale(real), rescale(made)
+        found["classifier AUC"] = auc(a, b, options.seed)
+        found["sliced W2"] = sliced_wasserstein(a.reshape(len(a), -1), b.reshape(len(b), -1))
+        return found
+
+    return compare
+
+
+def _draws(flow: Flow, options: "Options", n: int) -> np.ndarray:
+    key = jax.random.fold_in(jax.random.key(options.seed), DRAWS)
+    draw = jax.jit(lambda source, key: source.draw(key, options.batch_size))
+    parts = -(-n // options.batch_size)
+    return np.concatenate([np.asarray(draw(flow.source, jax.random.fold_in(key, i))) for i in range(parts)])[:n]
+
+
+def _made(flow: Flow, x0: np.ndarray, options: "Options", nfe: int) -> np.ndarray:
+    """8-bit images from x0, in so many evaluations."""
+    static = ("structure", "solver", "nfe")
+    draw = jax.jit(images, static_argnames=static, compiler_options=convolution_options())
+    found, size = [], options.batch_size
+    for start in range(0, len(x0), size):
+        part = x0[start : start + size]
+        padded = jnp.asarray(np.pad(part, ((0, size - len(part)), *[(0, 0)] * 3), mode="edge"))
+        classes = None
+        if flow.classes:
+            classes = jnp.arange(start, start + size, dtype=jnp.int32) % flow.classes
+        made = draw(flow.structure, flow.parameters, flow.space, padded, classes, options.solver, nfe).x
+        found.append(_eight_bit(np.asarray(made))[: len(part)])
+    return np.concatenate(found)
+
+
+def _shown(flow: Flow, x0: np.ndarray) -> jax.Array:
+    return flow.source.shown(flow.space, jnp.asarray(x0))
+
+
+def _eight_bit(x: np.ndarray) -> np.ndarray:
+    """Pixels of [-1, 1] as images have them. Raises InputError for those that are not finite."""
+    check(bool(np.isfinite(x).all()), "the images are not finite: the flow has diverged; take an earlier --step.")
+    return np.clip(np.rint(127.5 * (x + 1)), 0, 255).astype(np.uint8)
+
+
+def _law(config: Any, flow: Flow, free: np.ndarray) -> float:
+    """The AUC of a classifier of x0 as training sees them and x0 as sampling draws them."""
+    made = setup.build(config)
+    coupling, memory = made.inputs.coupling, made.inputs.coupling.begin()
+    pairs = jax.jit(lambda w, keys, index, order: w.coupling.pairs(keys, w.data, index, order, memory).x0)
+    cost = jax.jit(lambda w, keys, index: w.coupling.cost(keys, w.data, index, memory))
+    seen, size = [], config.batch_size
+    for i in range(-(-len(free) // size)):
+        keys = keys_of(config.seed, jnp.asarray(config.steps + 1 + i))
+        index = jnp.asarray(indices(config.seed, i, len(made.images), size))
+        order = jnp.asarray(assign(np.asarray(cost(made.inputs, keys, index)))) if coupling.assigned else None
+        seen.append(np.asarray(pairs(made.inputs, keys, index, order)))
+    return auc(np.concatenate(seen)[: len(free)], free)
+
+
+def _bits(flow: Flow, options: "Options", data: Images) -> tuple[float, float] | None:
+    if options.likelihood == 0:
+        return None
+    key = jax.random.fold_in(jax.random.key(options.seed), LIKELIHOOD)
+    found = bits_per_dim(key, flow, data.pixels[: options.likelihood], options.trace)
+    return float(found.mean()), float(found.std() / np.sqrt(len(found)))
+
+
+def write(options: "Options", found: Judged) -> None:
+    """The numbers as JSON, and quality over evaluations as a picture."""
+    with faults(f"write to {options.folder}"):
+        options.folder.mkdir(parents=True, exist_ok=True)
+    write_json(options.folder / SUMMARY, {"made_by": PROG, **found._asdict()})
+    with picture(options.folder / PICTURE, PROG) as path:
+        quality(path, {options.run.name: found.rows})
+    print(options.folder / SUMMARY, options.folder / PICTURE, sep="\n")
+
+
+def read(folder: Any) -> Judged:
+    """What `write` wrote. Raises InputError if there is nothing, or it is damaged."""
+    path = folder / SUMMARY
+    try:
+        content = json.loads(path.read_text())
+        return Judged(**{name: content[name] for name in Judged._fields})
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{path} is not an evaluation of {PROG}: {error}.") from error
+
+
+def check_outputs(options: "Options") -> None:
+    """Raise InputError unless `write` can write, and nothing else is lost."""
+    folder = options.folder
+    check(not folder.exists() or folder.is_dir(), f"--out {folder} is not a folder.")
+    theirs = [path for path in (folder / SUMMARY, folder / PICTURE) if path.exists() and signed_by(path) != PROG]
+    free = options.force or not theirs
+    check(free, f"{theirs[0] if theirs else folder} was not written by {PROG}: choose another --out, or pass --force.")

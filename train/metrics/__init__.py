@@ -1,0 +1,1 @@
+"""How good generated images are: a file for every measure."""
