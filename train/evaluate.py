@@ -33,6 +33,8 @@ class Options:
     inception_weights: Path | None = None
     """The weights of the network that FID is defined by, .npz or .safetensors, made by `python -m
     train.metrics.inception`: adds its features, and calls its Fréchet distance FID."""
+    prune: bool = False
+    """Reject draws of x0 along directions in which no image lies."""
     likelihood: int = 0
     """The number of images whose likelihood is computed, in bits per dimension."""
     trace: Literal["hutchinson", "exact"] = "hutchinson"

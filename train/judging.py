@@ -26,6 +26,7 @@ from train.metrics.manifold import manifold
 from train.metrics.moments import frechet, kernel_distance, sliced_wasserstein
 from train.registry import FEATURES
 from train.sampler import images
+from train.sources import prune
 
 if TYPE_CHECKING:
     from train.evaluate import Options
@@ -81,6 +82,8 @@ def judge(options: "Options") -> Judged:
     runs.check_same_data(options.run, train)
     check(train.is_8_bit, f"{PROG} compares 8-bit images, {train.name} has {train.pixels.dtype}.")
     flow = load(options.run, options.parameters, options.step)
+    if options.prune:
+        flow = flow._replace(source=prune(flow.source, train, flow.space))
     real, other, against = _real(train, held_out, options.n)
     n = len(real)
     check_memory("--n", n, 8 * (2 + len(options.nfe)) * real[0].size)
@@ -138,9 +141,8 @@ def _comparison(options: "Options", train: np.ndarray, real: np.ndarray) -> Call
 
 def _draws(flow: Flow, options: "Options", n: int) -> np.ndarray:
     key = jax.random.fold_in(jax.random.key(options.seed), DRAWS)
-    draw = jax.jit(lambda source, key: source.draw(key, options.batch_size))
-    parts = -(-n // options.batch_size)
-    return np.concatenate([np.asarray(draw(flow.source, jax.random.fold_in(key, i))) for i in range(parts)])[:n]
+    parts, size = -(-n // options.batch_size), options.batch_size
+    return np.concatenate([np.asarray(flow.source.draw(jax.random.fold_in(key, i), size)) for i in range(parts)])[:n]
 
 
 def _made(flow: Flow, x0: np.ndarray, options: "Options", nfe: int) -> np.ndarray:

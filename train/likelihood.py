@@ -3,10 +3,11 @@
     log p1(x1) = log p0(x0) − ∫ ∇·v(t, x_t) dt,      dx_t = v(t, x_t) dt backward from x1 to x0
 
 (Chen et al., Neural ordinary differential equations, arXiv 1806.07366). The divergence is the trace of the Jacobian,
-taken exactly by as many products with it as there are values, or estimated without bias by one random vector of signs an
-image that is kept along the way (Hutchinson; Grathwohl et al., FFJORD, arXiv 1810.01367).
+taken exactly by as many products with it as there are values, or estimated without bias by one random vector of signs
+an image that is kept along the way (Hutchinson; Grathwohl et al., FFJORD, arXiv 1810.01367).
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
@@ -53,7 +54,7 @@ def log_change(
     return x0, total
 
 
-def divergence(field: "Velocity", x: Float[Array, "b h w c"]) -> Float[Array, " b"]:
+def divergence(field: Callable[[Array], Array], x: Float[Array, "b h w c"]) -> Float[Array, " b"]:
     """Σ_i ∂field_i / ∂x_i, for a field in which images do not meet."""
     size = x[0].size
     padded = -(-size // DIRECTIONS) * DIRECTIONS

@@ -141,6 +141,10 @@ class Pruned:
     inner: NoiseSource
     axes: Float[Array, "a p"]
 
+    def shown(self, space: Encoder, x0: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
+        """See `NoiseSource`."""
+        return self.inner.shown(space, x0)
+
     def keeps(self, x: Float[Array, "n h w c"]) -> Bool[Array, " n"]:
         """Which draws are not rejected."""
         flat = x.reshape(x.shape[0], -1)

@@ -24,7 +24,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 # Draws a step, and steps a round, after which χ² is measured. A round begins with a smaller rate than the one before,
 # in units of the deviation of the costs of one draw.
-DRAWS, STEPS, RATE, SLOWER = 1024, 250, 0.02, 0.6
+DRAWS, STEPS, RATE, SLOWER = 1024, 250, 0.1, 0.5
 # The potential is averaged over the last steps, and good at this χ².
 AVERAGE, GOOD = 0.99, 0.05
 # Draws that χ² is measured with: at a time, and at most.

@@ -17,11 +17,11 @@ LEAST = 4 * BATCH
 
 
 class Judge(nnx.Module):
-    """Two convolutions a level, the second of stride 2, and means and mean squares over what is left of the image."""
+    """Two convolutions a level, the first of stride 2, and means and mean squares over what is left of the image."""
 
     def __init__(self, channels: int, rngs: nnx.Rngs):
         sizes = zip((channels, *CHANNELS), CHANNELS, strict=False)
-        pairs = [(nnx.Conv(a, b, (3, 3), rngs=rngs), nnx.Conv(b, b, (3, 3), strides=2, rngs=rngs)) for a, b in sizes]
+        pairs = [(nnx.Conv(a, b, (3, 3), strides=2, rngs=rngs), nnx.Conv(b, b, (3, 3), rngs=rngs)) for a, b in sizes]
         self.layers = nnx.List([layer for pair in pairs for layer in pair])
         self.last = nnx.Linear(2 * CHANNELS[-1], 1, rngs=rngs)
 

@@ -1,5 +1,5 @@
-"""The features that images are compared in. A member of `train.registry.FEATURES` is a function of 8-bit training images
-[N, H, W, C] that returns one of 8-bit images, to their features [n, d]."""
+"""The features that images are compared in. A member of `train.registry.FEATURES` is a function of 8-bit training
+images [N, H, W, C] that returns one of 8-bit images, to their features [n, d]."""
 
 from collections.abc import Callable
 
