@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 
 # Draws a step, and steps a round, after which χ² is measured. A round begins with a smaller rate than the one before,
 # in units of the deviation of the costs of one draw.
@@ -143,7 +143,7 @@ def quality(key: PRNGKeyArray, transport: Transport, potential: Float[Array, "g 
 
 
 @jax.jit
-def _counted(transport: Transport, potential: Float[Array, "g j"], keys: PRNGKeyArray) -> tuple[Array, Array]:
+def _counted(transport: Transport, potential: Float[Array, "g j"], keys: Key[Array, " n"]) -> tuple[Array, Array]:
     def add(total: tuple[Array, Array], key: PRNGKeyArray) -> tuple[tuple[Array, Array], None]:
         return jax.tree.map(jnp.add, total, transport.shares(potential, *transport.draws(key, PART))), None
 

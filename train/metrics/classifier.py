@@ -10,8 +10,9 @@ from jaxtyping import Array, Float
 
 from jgmm.errors import check
 from jgmm.numerics.devices import convolution_options
+from train.batches import indices
 
-CHANNELS, EPOCHS, BATCH, RATE, DECAY = (32, 64, 128), 10, 128, 1e-3, 1e-2
+CHANNELS, STEPS, BATCH, RATE, DECAY = (32, 64, 128), 600, 128, 1e-3, 1e-2
 # Of each kind; half of them train the network.
 LEAST = 4 * BATCH
 
@@ -47,8 +48,7 @@ def auc(a: Float[np.ndarray, "n h w c"], b: Float[np.ndarray, "n h w c"], seed: 
     both = np.concatenate([a[:half], b[:half]])
     middle, spread = both.mean(), both.std()
     structure, parameters = nnx.split(Judge(a.shape[3], nnx.Rngs(seed)))
-    steps = EPOCHS * (2 * half // BATCH)
-    optimizer = optax.adamw(optax.cosine_decay_schedule(RATE, steps), weight_decay=DECAY)
+    optimizer = optax.adamw(optax.cosine_decay_schedule(RATE, STEPS), weight_decay=DECAY)
 
     def logits(parameters: nnx.State, x: Array) -> Array:
         return nnx.merge(structure, parameters)((x - middle) / spread)
@@ -62,11 +62,9 @@ def auc(a: Float[np.ndarray, "n h w c"], b: Float[np.ndarray, "n h w c"], seed: 
 
     advance = jax.jit(step, compiler_options=convolution_options())
     state, labels = optimizer.init(parameters), np.repeat([1.0, 0.0], half).astype(np.float32)
-    rng = np.random.default_rng(seed)
-    for _ in range(EPOCHS):
-        order = rng.permutation(2 * half)
-        for rows in order[: 2 * half // BATCH * BATCH].reshape(-1, BATCH):
-            parameters, state = advance(parameters, state, jnp.asarray(both[rows]), jnp.asarray(labels[rows]))
+    for i in range(STEPS):
+        rows = indices(seed, i, 2 * half, BATCH)
+        parameters, state = advance(parameters, state, jnp.asarray(both[rows]), jnp.asarray(labels[rows]))
     asked = np.concatenate([a[half:], b[half:]])
     told = _in_parts(jax.jit(logits, compiler_options=convolution_options()), parameters, asked)
     return float(roc_auc_score(np.repeat([1, 0], len(a) - half), told))

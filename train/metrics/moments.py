@@ -48,7 +48,7 @@ def kernel_distance(a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "m d"]) ->
 
 
 def sliced_wasserstein(
-    a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "n d"], directions: int = 256, seed: int = 0
+    a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "m d"], directions: int = 256, seed: int = 0
 ) -> float:
     """The sliced Wasserstein-2 distance, √(mean over random directions u of W2²(uᵀa, uᵀb)) (Bonneel et al., Sliced and
     Radon Wasserstein barycenters of measures, 2015), of samples of one size.

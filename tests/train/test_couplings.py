@@ -1,0 +1,170 @@
+"""Couplings by optimal transport: against the linear program, exact marginals, and what is remembered."""
+
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from helpers import random_mixture
+from scipy.optimize import linear_sum_assignment
+
+from jgmm.data import Images
+from jgmm.encoder.identity import Identity
+from jgmm.errors import InputError
+from jgmm.source import normalize, unnormalized
+from train import setup
+from train import step as steps
+from train.base import Base
+from train.batches import Data, keys_of
+from train.config import PRESETS
+from train.couplings import base as couplings
+from train.couplings.assignment import Cache, ComponentAssignment, assign
+from train.couplings.potential import quality
+from train.couplings.semidiscrete import Semidiscrete
+from train.sources import Gaussian, Mixture
+
+SHAPE, PLANE = (1, 1, 2), Identity(2)
+FLAT = replace(PRESETS["tiny"], flips=False, cost_axes=0, batch_size=8)
+
+
+def images_in_the_plane(rng, n):
+    pixels = rng.normal(size=(n, *SHAPE)).astype(np.float32)
+    pixels[: n // 2, 0, 0, 0] += 4
+    return Images("plane", pixels, None, "here", "raw", has_mirror_images=False)
+
+
+def mixture_in_the_plane(rng):
+    gmm = random_mixture(rng, "full", 3, 2, "float32")
+    return Mixture(normalize(unnormalized(gmm, PLANE, SHAPE), "none"), PLANE)
+
+
+def data_of(images):
+    return Data(jnp.asarray(images.pixels), None, PLANE, False)
+
+
+@pytest.fixture(scope="module")
+def transported():
+    """64 images, and the coupling of N(0, I) with them."""
+    images = images_in_the_plane(np.random.default_rng(0), 64)
+    config = replace(FLAT, coupling="semidiscrete")
+    return images, couplings.build(config, images, Base(PLANE, Gaussian(SHAPE)))
+
+
+def test_semidiscrete_is_the_plan_of_the_linear_program(transported):
+    """Every image takes as many of 2,048 draws as any other, at the least cost."""
+    images, coupling = transported
+    codes, group = coupling.draws(jax.random.key(5), 2048)
+    y = images.pixels.reshape(64, 2)
+    cost = ((np.asarray(codes)[:, None] - y[None]) ** 2).sum(axis=2)
+    plan = linear_sum_assignment(np.repeat(cost, 32, axis=1))[1] // 32
+    mine = np.asarray(coupling._scores(coupling.potential, codes, group)).argmax(axis=1)
+    assert (plan == mine).mean() > 0.85  # of the others the plan of a sample is not that of the law
+    assert cost[np.arange(2048), mine].mean() == pytest.approx(cost[np.arange(2048), plan].mean(), rel=0.02)
+
+
+def test_semidiscrete_gives_every_image_its_share_and_x0_the_law_of_the_source(transported):
+    images, coupling = transported
+    assert quality(jax.random.key(9), coupling, coupling.potential, 0).chi2 < 0.02
+    pairs = jax.jit(lambda c, keys, index: c.pairs(keys, data_of(images), index, None, ()))
+    found = pairs(coupling, keys_of(0, jnp.asarray(3)), jnp.zeros(4096, jnp.int32))
+    np.testing.assert_array_equal(found.x0, coupling.source.draw(keys_of(0, jnp.asarray(3)).coupling, 4096))
+    counts = np.bincount(found.batch.rows, minlength=64)
+    assert 0.5 < counts.min() / 64 <= counts.max() / 64 < 1.6
+    np.testing.assert_array_equal(found.batch.images, images.pixels[np.asarray(found.batch.rows)])
+
+
+@pytest.mark.slow
+def test_semidiscrete_by_component_stays_in_the_component(rng):
+    source = mixture_in_the_plane(rng)
+    draws, k = source.draw_components(jax.random.key(0), 90)
+    images = Images("plane", np.asarray(draws), None, "here", "raw", has_mirror_images=False)
+    config = replace(FLAT, coupling="component-semidiscrete", potential_rounds=2)
+    coupling = couplings.build(config, images, Base(PLANE, source))
+    assert isinstance(coupling, Semidiscrete)
+    shares = source.params.gmm.responsibilities(jnp.asarray(images.pixels).reshape(90, 2))
+    _, group = coupling._drawn(keys_of(0, jnp.asarray(0)).coupling, 256)
+    found = coupling.pairs(keys_of(0, jnp.asarray(0)), data_of(images), jnp.zeros(256, jnp.int32), None, ())
+    assert np.asarray(shares)[np.asarray(found.batch.rows), np.asarray(group)].min() > 1e-3
+    np.testing.assert_allclose(np.exp(coupling.log_b).sum(axis=1), 1, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_mirror_images_are_images_too(rng):
+    pixels = rng.normal(size=(20, 2, 2, 1)).astype(np.float32)
+    images = Images("small", pixels, None, "here", "raw")
+    config = replace(FLAT, flips=True, coupling="semidiscrete", potential_rounds=1, epsilon=0.05)
+    coupling = couplings.build(config, images, Base(Identity(4), Gaussian((2, 2, 1))))
+    data = Data(jnp.asarray(pixels), None, Identity(4), True)
+    found = coupling.pairs(keys_of(0, jnp.asarray(0)), data, jnp.zeros(512, jnp.int32), None, ())
+    rows, mirrored = np.asarray(found.batch.rows), np.asarray(found.batch.mirrored)
+    assert 0.3 < mirrored.mean() < 0.7
+    np.testing.assert_array_equal(found.batch.pixels[mirrored], pixels[rows[mirrored]][:, :, ::-1])
+
+
+@pytest.mark.slow
+def test_an_assignment_in_components_is_the_best_that_keeps_them(rng):
+    source = mixture_in_the_plane(rng)
+    images = images_in_the_plane(rng, 40)
+    coupling = couplings.build(replace(FLAT, coupling="component-ot"), images, Base(PLANE, source))
+    assert isinstance(coupling, ComponentAssignment)
+    keys, index = keys_of(0, jnp.asarray(0)), jnp.arange(24)
+    order = assign(np.asarray(coupling.cost(keys, data_of(images), index, ())))
+    batch = data_of(images).take(keys.flips, index)
+    draws, k = coupling._draws(keys.coupling, batch)
+    np.testing.assert_array_equal(np.asarray(k)[order], k)
+    found = np.asarray(coupling.pairs(keys, data_of(images), index, jnp.asarray(order), ()).x0)
+    for one in np.unique(k):
+        own = np.flatnonzero(k == one)
+        cost = ((images.pixels[own].reshape(-1, 1, 2) - np.asarray(draws)[own].reshape(1, -1, 2)) ** 2).sum(axis=2)
+        best = cost[linear_sum_assignment(cost)].sum()
+        assert ((images.pixels[own] - found[own]) ** 2).sum() == pytest.approx(best, rel=1e-4)
+
+
+def test_a_cache_exchanges_draws_and_keeps_them_all(rng):
+    images = images_in_the_plane(rng, 30)
+    coupling = couplings.build(replace(FLAT, coupling="cache"), images, Base(PLANE, Gaussian(SHAPE)))
+    assert isinstance(coupling, Cache)
+    memory: Any = coupling.begin()
+    data = data_of(images)
+    for i in range(60):
+        index = jnp.asarray(np.random.default_rng(i).permutation(30)[:10])
+        keys = keys_of(0, jnp.asarray(i))
+        order = jnp.asarray(assign(np.asarray(coupling.cost(keys, data, index, memory))))
+        found = coupling.pairs(keys, data, index, order, memory)
+        memory = found.memory
+    assert sorted(np.ravel(memory)) == list(range(30))
+    everything = coupling.pairs(keys, data, jnp.arange(30), jnp.arange(30), memory)
+    whole = ((images.pixels.reshape(30, 1, 2) - np.asarray(everything.x0).reshape(1, 30, 2)) ** 2).sum(axis=2)
+    assert np.trace(whole) < 1.1 * whole[linear_sum_assignment(whole)].sum()
+
+
+def test_what_a_source_cannot_serve_is_refused(rng):
+    images = images_in_the_plane(rng, 10)
+    for name in ("component", "component-ot", "component-semidiscrete"):
+        with pytest.raises(InputError, match="draws from a mixture"):
+            couplings.build(replace(FLAT, coupling=name), images, Base(PLANE, Gaussian(SHAPE)))
+    far = replace(mixture_in_the_plane(rng).params, mean=jnp.full((1, 1, 1), 0.0))
+    gmm = replace(far.gmm, means=far.gmm.means.at[2].set(1e3))
+    source = Mixture(replace(far, gmm=gmm), PLANE)
+    with pytest.raises(InputError, match="1 of the 3 components of the source have no images"):
+        couplings.build(replace(FLAT, coupling="component-semidiscrete"), images, Base(PLANE, source))
+
+
+@pytest.mark.slow
+def test_several_steps_in_one_program_are_these_steps(rng, tmp_path):
+    config = replace(FLAT, base=4, multipliers=(1,), head_channels=4, data=tmp_path / "x.npy")
+    np.save(tmp_path / "x.npy", images_in_the_plane(rng, 30).pixels)
+    made = setup.build(config)
+    structure, parameters = nnx.split(setup.network(config, SHAPE, 0))
+    step = steps.make_step(config, structure)
+    index = jnp.asarray(np.random.default_rng(0).integers(30, size=(3, 8)))
+    one = steps.begin(config, parameters)
+    for i in range(3):
+        one, _ = jax.jit(step)(one, made.inputs, index[i], None)
+    several, seen = jax.jit(steps.unrolled(step))(steps.begin(config, parameters), made.inputs, index, None)
+    assert seen["loss"].shape == (3,)
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(several), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
