@@ -23,7 +23,7 @@ from jgmm.errors import InputError, check
 from train import sources
 from train.config import Config
 from train.registry import SOURCES, SPACES
-from train.sources import Gaussian, Mixture, NoiseSource
+from train.sources import Gaussian, Mixture, NoiseSource, Reversed
 
 FILE = "origin.npz"
 
@@ -114,4 +114,4 @@ def _kept_as(name: str) -> str:
 def _types() -> dict[str, type]:
     """The types of sources that a run folder may name."""
     found = [member for member in SOURCES.values() if isinstance(member, type)]
-    return {kind.__name__: kind for kind in (Mixture, *found)}
+    return {kind.__name__: kind for kind in (Mixture, Reversed, *found)}

@@ -46,14 +46,14 @@ class Judged(NamedTuple):
         against: what the images were compared with.
         rows: by name: "real" for other real images, "x0" for draws of the source as they are, and the numbers of
             evaluations; each with its numbers.
-        law: the AUC of x0 as training sees them against x0 as sampling draws them, or None where the data are gone.
+        law: the AUC of x0 as training sees them against x0 as sampling draws them.
         bits: the mean bits per dimension and its standard error, or None.
         about: what was judged: the run's options, the step, the parameters, the solver, the number of images.
     """
 
     against: str
     rows: dict[str, Numbers]
-    law: float | None
+    law: float
     bits: tuple[float, float] | None
     about: dict[str, Any]
 
@@ -65,10 +65,8 @@ class Judged(NamedTuple):
         yield " " * width + "".join(f"{row:>10}" for row in self.rows)
         for name in names:
             yield f"{name:{width}}" + "".join(f"{numbers[name]:10.4g}" for numbers in self.rows.values())
-        if self.law is not None:
-            apart = self.law > APART
-            says = "x0 in training is NOT x0 in sampling" if apart else "x0 in training and in sampling look the same"
-            yield f"law of x0: AUC {self.law:.3f}, {says}"
+        says = "is NOT x0 in sampling" if self.law > APART else "and in sampling look the same"
+        yield f"law of x0: AUC {self.law:.3f}, x0 in training {says}"
         if self.bits is not None:
             yield f"likelihood: {self.bits[0]:.3f} ± {self.bits[1]:.3f} bits per dimension"
 
@@ -83,7 +81,8 @@ def judge(options: "Options") -> Judged:
     check(train.is_8_bit, f"{PROG} compares 8-bit images, {train.name} has {train.pixels.dtype}.")
     flow = load(options.run, options.parameters, options.step)
     if options.prune:
-        flow = flow._replace(source=prune(flow.source, train, flow.space))
+        pruned: Any = prune(flow.source, train, flow.space)
+        flow = flow._replace(source=pruned)
     real, other, against = _real(train, held_out, options.n)
     n = len(real)
     check_memory("--n", n, 8 * (2 + len(options.nfe)) * real[0].size)
