@@ -1,0 +1,154 @@
+"""`python -m train.evaluate`, `train.study` and `train.reverse` as a user runs them, and what they refuse."""
+
+import json
+
+import numpy as np
+import pytest
+from helpers import run
+from matplotlib.image import imread
+
+from jgmm.convert.tensors import write_tensors
+from jgmm.errors import InputError
+from train import __main__ as trainer
+from train import evaluate, judging, reverse, runs, study
+from train.metrics import inception
+
+DIGITS = ["--preset", "tiny", "--base", "8", "--multipliers", "1", "--blocks", "1", "--batch-size", "32"]
+DIGITS += ["--dataset", "digits", "--holdout", "0.3", "--n-samples", "4", "--nfe", "2", "--steps", "4"]
+FAST = ["--features", "pca", "--nfe", "1", "2", "--batch-size", "600"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("judged") / "run"
+    assert run(trainer.main, *DIGITS, "--coupling", "cache", "--out", folder) == 0
+    return folder
+
+
+@pytest.mark.slow
+def test_judging(trained, capsys):
+    assert run(evaluate.main, trained, *FAST, "--likelihood", "3") == 0
+    said = capsys.readouterr().out
+    assert "539 images held out of the training; real: as many training images" in said
+    found = judging.read(trained / "evaluation")
+    assert list(found.rows) == ["real", "x0", "1", "2"]
+    real, x0 = found.rows["real"], found.rows["x0"]
+    assert real["Fréchet, pca"] < 0.1 * x0["Fréchet, pca"]
+    assert abs(real["classifier AUC"] - 0.5) < 0.1 < 0.4 < x0["classifier AUC"] - 0.5
+    assert abs(found.law - 0.5) < 0.1
+    assert found.bits is not None
+    assert 2 < found.bits[0] < 20
+    assert imread(trained / "evaluation" / "quality.png").std() > 0.05
+    assert run(evaluate.main, trained, *FAST, "--likelihood", "3") == 0  # over its own files
+
+
+def test_what_cannot_be_judged_is_refused(trained, tmp_path, capsys):
+    (tmp_path / "evaluation.json").write_text("{}")
+    np.savez(tmp_path / "weights.npz", a=np.zeros(3))
+    for args, message in (
+        ([tmp_path], "no training at"),
+        ([trained, "--nfe", "0"], "--nfe must be from 1"),
+        ([trained, "--nfe", "3", "--solver", "heun"], "multiple"),
+        ([trained, "--features", "inception"], "unknown kind of features"),
+        ([trained, "--out", tmp_path], "was not written by python -m train.evaluate"),
+        ([trained, "--inception-weights", tmp_path / "weights.npz", "--out", tmp_path / "new"], "was not made by"),
+        ([trained, *FAST, "--n", "60", "--out", tmp_path / "new"], "needs at least 65 samples of each kind, got 60"),
+    ):
+        assert run(evaluate.main, *args) == 2, args
+        assert message in " ".join(capsys.readouterr().err.split()), args
+
+
+def test_other_weights_are_not_those_of_fid(tmp_path, monkeypatch):
+    write_tensors(tmp_path / "other.pth", {"fc.weight": np.zeros((2, 2), np.float32)})
+    monkeypatch.setattr("sys.argv", ["inception", str(tmp_path / "other.pth"), str(tmp_path / "out.npz")])
+    with pytest.raises(InputError, match="is not the network that FID is defined by"):
+        inception.main()
+    assert not (tmp_path / "out.npz").exists()
+
+
+STUDY = """
+[study]
+out = "{out}"
+seeds = [0, 1]
+nfe = [1, 2]
+features = ["pca"]
+
+[train]
+preset = "tiny"
+base = 8
+multipliers = [1]
+dataset = "digits"
+holdout = 0.3
+flips = false
+steps = {steps}
+
+[mixtures.two]
+k = 2
+max_iter = 3
+
+[[row]]
+name = "N(0, I), independent"
+
+[[row]]
+name = "two, component"
+source = "two"
+coupling = "component"
+"""
+
+
+@pytest.mark.slow
+def test_a_study_goes_on_and_refuses_other_budgets(tmp_path, capsys):
+    file, out = tmp_path / "study.toml", tmp_path / "out"
+    file.write_text(STUDY.format(out=out, steps=4))
+    assert run(study.main, file) == 0
+    assert "row 2 of 2, seed 2 of 2: two, component, judging" in capsys.readouterr().out
+    table = (out / "table.md").read_text()
+    assert "| two, component | 2 |" in table
+    assert "±" in table
+    assert imread(out / "quality.png").std() > 0.05
+    before = (out / "two-component" / "seed-1" / "evaluation" / "evaluation.json").stat().st_mtime_ns
+    (out / "two-component" / "seed-0" / "evaluation" / "evaluation.json").unlink()
+    assert run(study.main, file) == 0
+    assert "training" in capsys.readouterr().out
+    assert (out / "two-component" / "seed-1" / "evaluation" / "evaluation.json").stat().st_mtime_ns == before
+    assert (out / "table.md").read_text() == table
+    file.write_text(STUDY.format(out=out, steps=6))
+    assert run(study.main, file) == 2
+    assert "was trained with another --steps: runs of different budgets" in capsys.readouterr().err
+
+
+def test_a_study_that_is_none_is_refused(tmp_path):
+    file = tmp_path / "study.toml"
+    whole = STUDY.format(out=tmp_path / "out", steps=4)
+    for content, message in (
+        ("[study", "cannot read the study"),
+        ("[rows]", "expected .study., .train., .mixtures.NAME. and ..row.., got rows"),
+        (whole.replace("seeds", "seed"), r"\[study\] has out, seeds"),
+        (whole.replace("steps", "stepz"), r"\[train\] cannot have stepz"),
+        (whole.replace('coupling = "component"', "steps = 8"), "so that budgets are equal"),
+        (whole.replace('"two, component"', '"N(0, I), independent"'), "two rows have one name"),
+        (whole.replace('coupling = "component"', 'coupling = "components"'), "unknown coupling"),
+        (whole[: whole.index("[[row]]")], "at least one"),
+    ):
+        file.write_text(content)
+        with pytest.raises(InputError, match=message):
+            study.read(file)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["moments", "em"])
+def test_a_source_of_images_carried_backward(method, trained, tmp_path, capsys):
+    out, second = tmp_path / "source", tmp_path / "second"
+    how = ["--k", "5", "--method", method, "--nfe", "2", "--out", out]
+    assert run(reverse.main, trained, *how) == 0
+    assert "1,258 images carried back" in capsys.readouterr().out
+    more = ["--source", out, "--coupling", "component-ot", "--out", second]
+    assert run(trainer.main, *DIGITS, *more) == 0
+    assert run(trainer.main, "--resume", "--steps", "6", "--out", second) == 0
+    assert json.loads((second / "config.json").read_text())["base"]["source"]["type"].endswith("Reversed")
+    assert runs.kept_config(second).steps == 6
+    assert run(reverse.main, second, "--k", "5", "--nfe", "2", "--out", tmp_path / "again") == 0
+    assert run(trainer.main, *DIGITS, *more[:-1], tmp_path / "other", "--space", "zca") == 2
+    assert "of a flow in the space pixel" in capsys.readouterr().err
+    assert run(reverse.main, trained, *how) == 2
+    assert "already holds" in capsys.readouterr().err
