@@ -18,6 +18,11 @@ DIGITS += ["--dataset", "digits", "--holdout", "0.3", "--n-samples", "4", "--nfe
 FAST = ["--features", "pca", "--nfe", "1", "2", "--batch-size", "600"]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def compiled_in_a_hurry():
+    """Not here: the classifier runs longer than it compiles."""
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("judged") / "run"

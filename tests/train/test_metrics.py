@@ -20,6 +20,11 @@ from train.metrics.moments import frechet, kernel_distance, sliced_wasserstein
 from train.sources import Gaussian
 
 
+@pytest.fixture(scope="module", autouse=True)
+def compiled_in_a_hurry():
+    """Not here: the classifier runs longer than it compiles."""
+
+
 @pytest.fixture
 def two(rng):
     a = rng.normal(size=(300, 7))
