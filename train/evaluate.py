@@ -31,8 +31,8 @@ class Options:
     features: Annotated[tuple[str, ...], one_of(FEATURES)] = ("efficientnet-lite0", "pca")
     """The features in which Fréchet's and the kernel's distance, precision, recall, density and coverage are taken."""
     inception_weights: Path | None = None
-    """The weights of the network that FID is defined by, .npz or .safetensors, made by `python -m
-    train.metrics.inception`: adds its features, and calls its Fréchet distance FID."""
+    """The weights of the network that FID is defined by, .npz, made by `python -m train.metrics.inception`: adds its
+    features, and calls its Fréchet distance FID."""
     prune: bool = False
     """Reject draws of x0 along directions in which no image lies."""
     likelihood: int = 0
@@ -68,6 +68,8 @@ class Options:
         check_count("--likelihood", self.likelihood, 0)
         check_count("--batch-size", self.batch_size)
         check_seed("--seed", self.seed)
+        both = self.prune and self.likelihood > 0
+        check(not both, "--likelihood is of the source itself, whose density --prune changes: give one of them.")
 
 
 def main(args: Sequence[str] | None = None) -> None:

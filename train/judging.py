@@ -80,6 +80,10 @@ def judge(options: "Options") -> Judged:
     runs.check_same_data(options.run, train)
     check(train.is_8_bit, f"{PROG} compares 8-bit images, {train.name} has {train.pixels.dtype}.")
     flow = load(options.run, options.parameters, options.step)
+    check(
+        options.likelihood == 0 or flow.classes == 0,
+        "--likelihood of a conditional flow is not computed: it would need the law of the labels.",
+    )
     if options.prune:
         pruned: Any = prune(flow.source, train, flow.space)
         flow = flow._replace(source=pruned)
@@ -95,7 +99,9 @@ def judge(options: "Options") -> Judged:
         print(f"{nfe} evaluations: done", flush=True)
     bits = _bits(flow, options, train if held_out is None else held_out)
     about: dict[str, Any] = {"config": config.to_json(), "step": options.step, "parameters": options.parameters}
-    about |= {"solver": options.solver, "n": n, "seed": options.seed, "versions": versions()}
+    about |= {"solver": options.solver, "n": options.n, "nfe": list(options.nfe), "features": list(options.features)}
+    weights = None if options.inception_weights is None else str(options.inception_weights)
+    about |= {"inception_weights": weights, "prune": options.prune, "seed": options.seed, "versions": versions()}
     return Judged(against, rows, _law(config, flow, x0), bits, about)
 
 
@@ -115,6 +121,8 @@ def _real(train: Images, held_out: Images | None, n: int) -> tuple[np.ndarray, n
 
 def _comparison(options: "Options", train: np.ndarray, real: np.ndarray) -> Callable[[np.ndarray], Numbers]:
     """All numbers of 8-bit images against the real ones."""
+    channels = train.shape[3]
+    check(channels in (1, 3), f"{PROG} judges gray or color images, those of the run have {channels} channels.")
     spaces = {name: FEATURES[name](train) for name in options.features}
     if options.inception_weights is not None:
         from train.metrics import inception
@@ -209,7 +217,7 @@ def read(folder: Any) -> Judged:
     try:
         content = json.loads(path.read_text())
         return Judged(**{name: content[name] for name in Judged._fields})
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is not an evaluation of {PROG}: {error}.") from error
 
 

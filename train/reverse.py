@@ -9,7 +9,7 @@ import tyro
 
 from jgmm.commands import cli
 from jgmm.commands.options import one_of
-from jgmm.errors import check_count, check_number, check_seed
+from jgmm.errors import check, check_count, check_number, check_seed
 from jgmm.registry import SOLVERS
 
 if TYPE_CHECKING:
@@ -79,6 +79,7 @@ def main(args: Sequence[str] | None = None) -> None:
     images, _ = setup.load_images(replace(config, data_dir=options.data_dir or config.data_dir))
     runs.check_same_data(options.run, images)
     both = images.with_mirror_images() if config.flips else images
+    check(options.k <= len(both), f"--k {options.k} is more than the {len(both)} images there are.")
     flow = load(options.run)
     x0 = carried_back(flow, both, options)
     print(f"{len(both):,} images carried back: mean {x0.mean():.3f}, deviation {x0.std():.3f}", flush=True)
@@ -101,7 +102,6 @@ def carried_back(flow: "Flow", images: "Images", options: Options) -> "np.ndarra
     from jgmm.data import rescale
     from jgmm.encoder.base import Encoder
     from jgmm.encoder.images import encode_images
-    from jgmm.errors import check
     from jgmm.numerics.devices import convolution_options
     from train.sampler import solve
 
@@ -145,9 +145,9 @@ def gaussians(x0: "np.ndarray", images: "Images", options: Options) -> tuple["GM
     where = fit_pca(rows, min(COMPONENTS, rows.shape[1]))[0].encode(jnp.asarray(rows))
     centers = kmeans(jax.random.key(options.seed), where, options.k, jnp.ones(where.shape[1]))
     labels = np.asarray(squared_distances(centers, jnp.ones((1, 1)))(where).argmin(axis=1))
-    count = np.bincount(labels, minlength=options.k)
-    means = np.stack([codes[labels == k].mean(axis=0) for k in range(options.k)])
-    spread = np.stack([codes[labels == k].var(axis=0) for k in range(options.k)])
+    there, labels, count = np.unique(labels, return_inverse=True, return_counts=True)  # clusters may be empty
+    means = np.stack([codes[labels == k].mean(axis=0) for k in range(len(there))])
+    spread = np.stack([codes[labels == k].var(axis=0) for k in range(len(there))])
     pooled = np.average(spread, axis=0, weights=count)
     share = (count / (count + options.shrinkage))[:, None]
     variances = jnp.asarray(share * spread + (1 - share) * pooled, jnp.float32)

@@ -30,6 +30,7 @@ from typing import Any, NamedTuple
 
 import tyro
 
+from jgmm.checkpoint.interrupted import kept_options
 from jgmm.commands import cli
 from jgmm.commands.options import flag
 from jgmm.errors import InputError, check
@@ -82,7 +83,7 @@ class Study(NamedTuple):
 
     def folder(self, row: Row, seed: int) -> Path:
         """Of one training."""
-        return self.out / re.sub(r"[^a-z0-9]+", "-", row.name.lower()).strip("-") / f"seed-{seed}"
+        return self.out / slug(row.name) / f"seed-{seed}"
 
     def arguments(self, row: Row, seed: int, data_dir: Path | None) -> list[str]:
         """Of `python -m train`."""
@@ -99,8 +100,11 @@ def main(args: Sequence[str] | None = None) -> None:
     for name, how in study.mixtures.items():
         folder = study.out / "mixtures" / name
         if not (folder / "config.json").exists():
-            share = {key: study.train[key] for key in ("dataset", "data", "size", "holdout") if key in study.train}
-            _run(f"mixture {name}", "jgmm.fit", words(share | how | {"out": folder} | _place(options.data_dir)), folder)
+            of_data = ("dataset", "data", "pixels", "size", "holdout")
+            share = {key: study.train[key] for key in of_data if key in study.train} | {"out": folder}
+            goes_on = kept_options(folder) is not None
+            asked = words(share | how | _place(options.data_dir))
+            _run(f"mixture {name}", "jgmm.fit", [*asked, *(["--resume"] if goes_on else [])], folder)
     for i, seed in enumerate(study.seeds):
         for j, row in enumerate(study.rows):
             place = f"row {j + 1} of {len(study.rows)}, seed {i + 1} of {len(study.seeds)}: {row.name}"
@@ -117,6 +121,9 @@ def read(path: Path) -> Study:
     strange = content.keys() - {"study", "train", "mixtures", "row"}
     check(not strange, f"{path}: expected [study], [train], [mixtures.NAME] and [[row]], got {', '.join(strange)}.")
     head, train, mixtures = (content.get(name, {}) for name in ("study", "train", "mixtures"))
+    tables = all(isinstance(part, dict) for part in (head, train, mixtures, *mixtures.values()))
+    rowed = isinstance(content.get("row", []), list) and all(isinstance(row, dict) for row in content.get("row", []))
+    check(tables and rowed, f"{path}: expected tables [study], [train], [mixtures.NAME] and [[row]].")
     strange = head.keys() - OF_EVALUATION - {"out", "seeds"}
     check(not strange, f"{path}: [study] has out, seeds, {', '.join(sorted(OF_EVALUATION))}, got {', '.join(strange)}.")
     check("out" in head, f"{path}: [study] needs the folder that it writes to, out.")
@@ -124,17 +131,21 @@ def read(path: Path) -> Study:
     check(train.keys() <= known, f"{path}: [train] cannot have {', '.join(sorted(train.keys() - known))}.")
     rows = [_row(path, row) for row in content.get("row", [])]
     check(len(rows) > 0, f"{path}: expected at least one [[row]].")
-    same = len({row.name for row in rows}) == len(rows)
-    check(same, f"{path}: two rows have one name.")
+    slugs = [slug(row.name) for row in rows]
+    same = len(set(slugs) - {"", "mixtures"}) == len(rows)
+    check(same, f"{path}: rows need names that differ in their letters and digits, got {', '.join(slugs)}.")
+    seeds = head.get("seeds", [0])
+    listed = isinstance(seeds, list) and len(seeds) > 0 and all(isinstance(seed, int) for seed in seeds)
+    check(listed, f"{path}: seeds must be a list of integers, got {seeds!r}.")
     evaluation = {key: value for key, value in head.items() if key in OF_EVALUATION}
-    study = Study(Path(head["out"]), head.get("seeds", [0]), evaluation, train, mixtures, rows)
+    study = Study(Path(str(head["out"])), seeds, evaluation, train, mixtures, rows)
     for row in rows:
         configs.parse(study.arguments(row, 0, None)).check()
     return study
 
 
 def _row(path: Path, row: dict[str, Any]) -> Row:
-    check("name" in row, f"{path}: every [[row]] needs a name.")
+    check(isinstance(row.get("name"), str), f"{path}: every [[row]] needs a name.")
     given = {key: value for key, value in row.items() if key not in ("name", "prune")}
     strange = given.keys() - FREE
     check(
@@ -143,6 +154,11 @@ def _row(path: Path, row: dict[str, Any]) -> Row:
         "space alone, so that budgets are equal; put it into [train].",
     )
     return Row(row["name"], given, row.get("prune", False))
+
+
+def slug(name: str) -> str:
+    """The name of a folder."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 def words(options: dict[str, Any]) -> list[str]:
@@ -245,8 +261,8 @@ class Table(NamedTuple):
             yield f"**{metric}** (real against other real images: {first['real'][metric]:.4g})\n"
             yield "| source and coupling | seeds | law of x0 | " + " | ".join(columns) + " |"
             yield "|---|---|---|" + "---|" * len(columns)
-            for name, rows in self.means.items():
-                cells = [self._cell(name, column, metric) for column in columns if column in rows]
+            for name in self.means:
+                cells = [self._cell(name, column, metric) for column in columns]
                 yield f"| {name} | {self.seeds[name]} | {self.laws[name]:.2f} | " + " | ".join(cells) + " |"
             yield ""
 
@@ -256,10 +272,11 @@ class Table(NamedTuple):
 
 
 def _check_alike(study: Study, about: dict[str, Any], row: Row) -> None:
-    for key, value in study.evaluation.items():
-        if key in about:
-            same = about[key] == value
-            check(same, f"{row.name} was judged with another {flag(key)}, {about[key]}: delete its evaluation.")
+    for key, value in (study.evaluation | {"prune": row.prune}).items():
+        check(
+            about.get(key) == value,
+            f"{row.name} was judged with another {flag(key)}, {about.get(key)}: delete its evaluation.",
+        )
 
 
 def _over(rows: list[dict], of: Any) -> dict[str, dict[str, float]]:

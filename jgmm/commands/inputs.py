@@ -24,7 +24,7 @@ from jgmm.registry import BASES
 from jgmm.source import Source
 
 # What a run leaves that was killed before it could be resumed.
-LEFT_BEHIND = {PROGRESS, "origin.npz"}
+LEFT_BEHIND = {PROGRESS, "origin.npz", "coupling.npz"}
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ imported (as `torch.load(weights_only=True)` does).
 """
 
 import io
+import math
 import pickle
 import zipfile
 from collections import OrderedDict
@@ -20,6 +21,8 @@ import numpy as np
 from jgmm.convert.restricted import Restricted, refusing
 from jgmm.errors import check, short
 
+# A tensor may repeat its storage up to so many numbers.
+EXPANDED = 2**24
 # The number that files of PyTorch before 1.6 begin with.
 MAGIC = 0x1950A86A20F9469CFC6C
 # Types of numbers by the names of their storages.
@@ -83,11 +86,12 @@ def _read_legacy(path: Path) -> Any:
         little = bool(Restricted(file, {}).load()["little_endian"])
         start, size = file.tell(), path.stat().st_size
         sizes: dict[str, int] = {}
+        nothing: dict[str, bytes] = {}
 
         def no_bytes(key: str, n: int) -> bytes:
-            check(0 <= n <= size, f"the storage {key} is longer than {path}.")
             sizes[key] = n
-            return bytes(n)
+            check(n >= 0 and sum(sizes.values()) <= size, f"the storage {key} is longer than {path}.")
+            return nothing.setdefault(key, bytes(n))
 
         _Reader(file, no_bytes, little).load()
         stored = {}
@@ -131,6 +135,8 @@ class _Reader(Restricted):
 def _tensor(storage: np.ndarray, offset: int, size: tuple, stride: tuple, *_: Any) -> np.ndarray:
     """The array of a tensor. Raises IndexError for one that reaches beyond its storage."""
     offset, size, stride = index(offset), tuple(map(index, size)), tuple(map(index, stride))
+    if math.prod(size) > max(len(storage), EXPANDED):
+        raise IndexError("a tensor repeats its storage too often")
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     if min((offset, *size, *stride), default=0) < 0 or (0 not in size and last >= len(storage)):
         raise IndexError("a tensor reaches beyond its storage")

@@ -22,7 +22,7 @@ from train.batches import Data, keys_of
 from train.config import PRESETS
 from train.couplings import base as couplings
 from train.couplings.assignment import Cache, ComponentAssignment, assign
-from train.couplings.potential import quality
+from train.couplings.potential import quality, start
 from train.couplings.semidiscrete import Semidiscrete
 from train.sources import Gaussian, Mixture
 
@@ -63,6 +63,15 @@ def test_semidiscrete_is_the_plan_of_the_linear_program(transported):
     mine = np.asarray(coupling._scores(coupling.potential, codes, group)).argmax(axis=1)
     assert (plan == mine).mean() > 0.85  # of the others the plan of a sample is not that of the law
     assert cost[np.arange(2048), mine].mean() == pytest.approx(cost[np.arange(2048), plan].mean(), rel=0.02)
+
+
+def test_the_fit_starts_from_the_potential_of_gaussians(transported):
+    """Which is far better than none."""
+    _, coupling = transported
+    first, unit = start(jax.random.key(0), coupling)
+    begun, none = (quality(jax.random.key(9), coupling, g, 0).chi2 for g in (first, jnp.zeros_like(first)))
+    assert begun < 0.6 * none
+    assert 1 < unit < 100
 
 
 def test_semidiscrete_gives_every_image_its_share_and_x0_the_law_of_the_source(transported):
@@ -123,6 +132,7 @@ def test_an_assignment_in_components_is_the_best_that_keeps_them(rng):
         assert ((images.pixels[own] - found[own]) ** 2).sum() == pytest.approx(best, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_cache_exchanges_draws_and_keeps_them_all(rng):
     images = images_in_the_plane(rng, 30)
     coupling = couplings.build(replace(FLAT, coupling="cache"), images, Base(PLANE, Gaussian(SHAPE)))

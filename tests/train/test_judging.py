@@ -47,6 +47,7 @@ def test_judging(trained, capsys):
     assert run(evaluate.main, trained, *FAST, "--likelihood", "3") == 0  # over its own files
 
 
+@pytest.mark.slow
 def test_what_cannot_be_judged_is_refused(trained, tmp_path, capsys):
     (tmp_path / "evaluation.json").write_text("{}")
     np.savez(tmp_path / "weights.npz", a=np.zeros(3))
@@ -131,9 +132,11 @@ def test_a_study_that_is_none_is_refused(tmp_path):
         (whole.replace("seeds", "seed"), r"\[study\] has out, seeds"),
         (whole.replace("steps", "stepz"), r"\[train\] cannot have stepz"),
         (whole.replace('coupling = "component"', "steps = 8"), "so that budgets are equal"),
-        (whole.replace('"two, component"', '"N(0, I), independent"'), "two rows have one name"),
+        (whole.replace('"two, component"', '"n 0 i independent"'), "differ in their letters and digits"),
         (whole.replace('coupling = "component"', 'coupling = "components"'), "unknown coupling"),
         (whole[: whole.index("[[row]]")], "at least one"),
+        (whole.replace("[0, 1]", "3"), "seeds must be a list of integers, got 3"),
+        ("study = 1", "expected tables"),
     ):
         file.write_text(content)
         with pytest.raises(InputError, match=message):

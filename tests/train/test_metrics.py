@@ -97,7 +97,7 @@ def linear_field(matrix):
     return velocity
 
 
-@pytest.mark.parametrize("trace", ["exact", "hutchinson"])
+@pytest.mark.parametrize("trace", ["exact", pytest.param("hutchinson", marks=pytest.mark.slow)])
 def test_likelihood_of_a_linear_flow(trace, rng):
     """dx = A x dt from N(0, I): x1 is N(0, eᴬ eᴬᵀ)."""
     a = 0.5 * rng.normal(size=(2, 2)).astype(np.float32)
@@ -111,6 +111,7 @@ def test_likelihood_of_a_linear_flow(trace, rng):
     np.testing.assert_allclose(found, expected, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_hutchinson_has_the_exact_trace_for_its_mean(rng):
     a = jnp.asarray(rng.normal(size=(18, 18)), jnp.float32)
 

@@ -90,7 +90,10 @@ class Cache(Coupling):
         batch = data.take(keys.flips, index)
         seeds = _places(memory, batch)[order]
         rows = (_mirrored(memory, batch), batch.rows)
-        return Pairs(self._drawn(seeds), batch, memory.at[rows].set(seeds))
+        # A batch that goes over into the next epoch may have an image twice: its draws stay where they are.
+        place = jnp.sort(rows[0] * memory.shape[1] + rows[1])
+        once = (place[1:] != place[:-1]).all()
+        return Pairs(self._drawn(seeds), batch, jnp.where(once, memory.at[rows].set(seeds), memory))
 
     def cost(self, keys: Keys, data: Data, index: Int[Array, " b"], memory: Any) -> Float[Array, "b b"]:
         batch = data.take(keys.flips, index)

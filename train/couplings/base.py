@@ -71,10 +71,6 @@ class Coupling(abc.ABC):
         draws = self.source.draw(keys.coupling, index.shape[0])
         return squared_distances(draws, data.take(keys.flips, index).images)
 
-    def law(self, memory: Any) -> str:
-        """Whether x0 has the law of the source, in words."""
-        return "the source's"
-
 
 @pytree
 class Independent(Coupling):
@@ -112,6 +108,6 @@ def build(config: Config, images: Images, base: Base, kept: dict[str, np.ndarray
         return coupling
     if kept is None:
         return coupling.fitted()
-    if kept.keys() < set(coupling.kept):
+    if not kept.keys() >= set(coupling.kept):
         raise InputError(f"{config.run_folder} is damaged: it lacks {', '.join(set(coupling.kept) - kept.keys())}.")
     return replace(coupling, **{name: kept[name] for name in coupling.kept})

@@ -24,7 +24,7 @@ from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 
 # Draws a step, and steps a round, after which χ² is measured. A round begins with a smaller rate than the one before,
 # in units of the deviation of the costs of one draw.
-DRAWS, STEPS, RATE, SLOWER = 1024, 250, 0.1, 0.5
+DRAWS, STEPS, RATE, SLOWER = 1024, 250, 0.02, 0.6
 # The potential is averaged over the last steps, and good at this χ².
 AVERAGE, GOOD = 0.99, 0.05
 # Draws that χ² is measured with: at a time, and at most.
@@ -103,10 +103,10 @@ def start(key: PRNGKeyArray, transport: Transport) -> tuple[Float[Array, "g j"],
     codes, group = map(np.asarray, jax.jit(lambda t: t.draws(key, FIRST))(transport))
     y, b = np.asarray(transport.codes, np.float64), np.exp(np.asarray(transport.log_b, np.float64))
     size = (y**2).sum(axis=1)
-    potentials = [_between(codes[group == g].astype(np.float64), y, b[g]) for g in range(len(b))]
-    centered = [size - g - (b_g * (size - g)).sum() for g, b_g in zip(potentials, b, strict=True)]
+    potentials = [size - _between(codes[group == g].astype(np.float64), y, b[g]) for g in range(len(b))]
+    centered = [g - b_g @ g for g, b_g in zip(potentials, b, strict=True)]
     costs = size[None] - 2 * codes[:64] @ y.T
-    return jnp.asarray(np.negative(centered), jnp.float32), float(costs.std(axis=1).mean())
+    return jnp.asarray(np.stack(centered), jnp.float32), float(costs.std(axis=1).mean())
 
 
 def _between(x: np.ndarray, y: np.ndarray, b: np.ndarray) -> np.ndarray:

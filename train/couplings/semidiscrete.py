@@ -140,8 +140,8 @@ def _over(config: Config, images: Images, source: NoiseSource, space: Encoder, l
     axes = _axes(config.cost_axes, images)
     views = [images.pixels, images.pixels[:, :, ::-1]] if config.flips else [images.pixels]
     parts = [view[i : i + ROWS] for view in views for i in range(0, len(view), ROWS)]
-    coded = [encode_images(space, jnp.asarray(rescale(part))).reshape(len(part), -1) for part in parts]
-    codes = jnp.concatenate([matmul(part, axes) for part in coded])
+    code = jax.jit(lambda space, axes, x: matmul(encode_images(space, x).reshape(x.shape[0], -1), axes))
+    codes = jnp.concatenate([code(space, axes, jnp.asarray(rescale(part))) for part in parts])
     unit = float(np.asarray(codes).var(axis=0).sum())
     potential = jnp.zeros(log_b.shape, jnp.float32)
     shares = jnp.asarray(log_b)

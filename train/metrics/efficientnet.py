@@ -114,6 +114,7 @@ def _depthwise(weight: Float[Array, "c h w"], x: Array, stride: int) -> Array:
     """Every channel by itself, as a sum over the places of the kernel: XLA has no fast convolution of the kind for
     CPUs."""
     size, kernel = x.shape[1], weight.shape[1]
+    check(x.shape[2] == size, f"the judge's network takes square images, got {x.shape[1:]}.")
     after = -(-size // stride)
     padding = max((after - 1) * stride + kernel - size, 0)
     ends = (padding // 2, padding - padding // 2)

@@ -56,12 +56,8 @@ def _known(path: Path, digest: str) -> str:
 def features_of(path: Path) -> Features:
     """The features of 8-bit images by the weights of a file. Raises InputError for a file that this module has not
     made of the network that FID is defined by."""
-    if path.suffix == ".safetensors":
-        from safetensors.numpy import load_file
-
-        found = load_file(path)
-    else:
-        found = read_arrays(path, None)
+    check(path.suffix == ".npz", f"--inception-weights expects a .npz file of {PROG}, got {path}.")
+    found = read_arrays(path, None)
     check(isinstance(found, dict) and SOURCE in found, f"{path} was not made by {PROG}, which says what it is of.")
     _known(path, bytes(found.pop(SOURCE)).hex())
     weights = {name: jnp.asarray(array) for name, array in found.items()}
