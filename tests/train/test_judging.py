@@ -1,17 +1,21 @@
 """`python -m train.evaluate`, `train.study` and `train.reverse` as a user runs them, and what they refuse."""
 
 import json
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from helpers import run
 from matplotlib.image import imread
 
+from jgmm import fit
 from jgmm.convert.tensors import write_tensors
 from jgmm.errors import InputError
 from train import __main__ as trainer
 from train import evaluate, judging, reverse, runs, study
-from train.metrics import inception
+from train.metrics import classifier, inception
 
 DIGITS = ["--preset", "tiny", "--base", "8", "--multipliers", "1", "--blocks", "1", "--batch-size", "32"]
 DIGITS += ["--dataset", "digits", "--holdout", "0.3", "--n-samples", "4", "--nfe", "2", "--steps", "4"]
@@ -21,6 +25,11 @@ FAST = ["--features", "pca", "--nfe", "1", "2", "--batch-size", "600"]
 @pytest.fixture(scope="module", autouse=True)
 def compiled_in_a_hurry():
     """Not here: the classifier runs longer than it compiles."""
+
+
+@pytest.fixture(autouse=True)
+def quick_judge(monkeypatch):
+    monkeypatch.setattr(classifier, "STEPS", 60)
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +48,8 @@ def test_judging(trained, capsys):
     assert list(found.rows) == ["real", "x0", "1", "2"]
     real, x0 = found.rows["real"], found.rows["x0"]
     assert real["Fréchet, pca"] < 0.1 * x0["Fréchet, pca"]
-    assert abs(real["classifier AUC"] - 0.5) < 0.1 < 0.4 < x0["classifier AUC"] - 0.5
-    assert abs(found.law - 0.5) < 0.1
+    assert abs(real["classifier AUC"] - 0.5) < 0.15 < 0.4 < x0["classifier AUC"] - 0.5
+    assert abs(found.law - 0.5) < 0.15
     assert found.bits is not None
     assert 2 < found.bits[0] < 20
     assert imread(trained / "evaluation" / "quality.png").std() > 0.05
@@ -102,8 +111,19 @@ coupling = "component"
 """
 
 
+MAINS = {"jgmm.fit": fit.main, "train": trainer.main, "train.evaluate": evaluate.main}
+
+
+def in_this_process(words, *, stdout, stderr):
+    """In the place of subprocess.run: the judge of another process would not be quick."""
+    with redirect_stdout(stdout), redirect_stderr(stderr):
+        return SimpleNamespace(returncode=run(MAINS[words[2]], *words[3:]))
+
+
 @pytest.mark.slow
-def test_a_study_goes_on_and_refuses_other_budgets(tmp_path, capsys):
+def test_a_study_goes_on_and_refuses_other_budgets(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(study.subprocess, "run", in_this_process)
+    monkeypatch.setattr(study.subprocess, "STDOUT", sys.stdout)
     file, out = tmp_path / "study.toml", tmp_path / "out"
     file.write_text(STUDY.format(out=out, steps=4))
     assert run(study.main, file) == 0
