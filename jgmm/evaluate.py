@@ -52,11 +52,11 @@ def main(args: Sequence[str] | None = None) -> None:
 
     import jax
 
-    from jgmm.commands import evaluation
+    from jgmm.commands import evaluation, outputs
     from jgmm.commands.inputs import images_for, open_run, other_images
 
     folder = options.out or options.run / "evaluation"
-    evaluation.check_outputs(folder, options.force)
+    outputs.check_folder(folder, evaluation.OUTPUTS, evaluation.PROG, options.force)
     source, config = open_run(options.run)
     train = evaluation.reference_log_probs(options.run, config, source, options.seed)
     images = images_for(config, options.data, options.dataset, options.data_dir, options.pixels)

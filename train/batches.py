@@ -1,5 +1,6 @@
 """Batches: a pure function of the seed and the step, so that a resumed run sees the same ones."""
 
+from collections.abc import Callable
 from dataclasses import field
 from functools import lru_cache
 from typing import NamedTuple
@@ -42,6 +43,17 @@ def indices(seed: int, step: int, n: int, size: int) -> Int[np.ndarray, " b"]:
 @lru_cache(maxsize=2)
 def _order(seed: int, epoch: int, n: int) -> np.ndarray:
     return np.random.default_rng([seed, epoch]).permutation(n).astype(np.int32)
+
+
+def in_parts(f: Callable[[Array, int], Array], x: np.ndarray, size: int) -> np.ndarray:
+    """f(rows, place of the first) of an array [n, ...], so many rows at a time; the last part is filled up, so that all
+    have one compiled shape."""
+    found = []
+    for first in range(0, len(x), size):
+        part = x[first : first + size]
+        filled = np.pad(part, ((0, size - len(part)), *[(0, 0)] * (x.ndim - 1)), mode="edge")
+        found.append(np.asarray(f(jnp.asarray(filled), first))[: len(part)])
+    return np.concatenate(found)
 
 
 class Keys(NamedTuple):

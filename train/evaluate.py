@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from jgmm.commands import cli
+from jgmm.commands import cli, outputs
 from jgmm.commands.options import one_of
 from jgmm.errors import check, check_count, check_seed
 from jgmm.registry import SOLVERS
@@ -85,7 +85,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
     from train import judging
 
-    judging.check_outputs(options)
+    outputs.check_folder(options.folder, judging.OUTPUTS, PROG, options.force)
     found = judging.judge(options)
     print("\n".join(found.lines()))
     judging.write(options, found)

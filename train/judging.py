@@ -10,12 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jgmm.checkpoint.files import faults, versions, write_json
-from jgmm.commands.outputs import check_memory, picture, signed_by
+from jgmm.commands.options import to_json
+from jgmm.commands.outputs import check_memory, picture
 from jgmm.data import Images, rescale
 from jgmm.errors import InputError, check
 from jgmm.numerics.devices import convolution_options
 from train import runs, setup
-from train.batches import indices, keys_of
+from train.batches import in_parts, indices, keys_of
 from train.couplings.assignment import assign
 from train.evaluate import PROG
 from train.figures import quality
@@ -31,9 +32,9 @@ from train.sources import prune
 if TYPE_CHECKING:
     from train.evaluate import Options
 
-SUMMARY, PICTURE = "evaluation.json", "quality.png"
-# Streams of random numbers: draws of x0, those that are compared with what training saw, and the likelihood.
-DRAWS, LAW, LIKELIHOOD = range(3)
+OUTPUTS = SUMMARY, PICTURE = "evaluation.json", "quality.png"
+# Streams of random numbers: draws of x0, and the likelihood.
+DRAWS, LIKELIHOOD = range(2)
 # The least AUC that says that x0 in training and x0 in sampling are not of one law.
 APART = 0.55
 Numbers = dict[str, float]
@@ -48,7 +49,7 @@ class Judged(NamedTuple):
             evaluations; each with its numbers.
         law: the AUC of x0 as training sees them against x0 as sampling draws them.
         bits: the mean bits per dimension and its standard error, or None.
-        about: what was judged: the run's options, the step, the parameters, the solver, the number of images.
+        about: the options of the judge and of the run.
     """
 
     against: str
@@ -73,11 +74,9 @@ class Judged(NamedTuple):
 
 def judge(options: "Options") -> Judged:
     """Judge a run. Raises InputError for data other than the run's, and too few images for a metric."""
-    content = runs.read(options.run)
-    config = runs.config_of(options.run, content)
-    config = replace(config, data_dir=options.data_dir or config.data_dir, resume=True)
-    train, held_out = setup.load_images(config)
-    runs.check_same_data(options.run, train)
+    config = runs.kept_config(options.run)
+    made = setup.build(replace(config, data_dir=options.data_dir or config.data_dir, resume=True))
+    train, held_out = made.images, made.held_out
     check(train.is_8_bit, f"{PROG} compares 8-bit images, {train.name} has {train.pixels.dtype}.")
     flow = load(options.run, options.parameters, options.step)
     check(
@@ -93,16 +92,13 @@ def judge(options: "Options") -> Judged:
     compare = _comparison(options, train.pixels, real)
     rows = {"real": compare(other)}
     x0 = _draws(flow, options, n)
-    rows["x0"] = compare(_eight_bit(np.asarray(_shown(flow, x0))))
+    rows["x0"] = compare(_eight_bit(np.asarray(flow.source.shown(flow.space, jnp.asarray(x0)))))
     for nfe in options.nfe:
         rows[str(nfe)] = compare(_made(flow, x0, options, nfe))
         print(f"{nfe} evaluations: done", flush=True)
     bits = _bits(flow, options, train if held_out is None else held_out)
-    about: dict[str, Any] = {"config": config.to_json(), "step": options.step, "parameters": options.parameters}
-    about |= {"solver": options.solver, "n": options.n, "nfe": list(options.nfe), "features": list(options.features)}
-    weights = None if options.inception_weights is None else str(options.inception_weights)
-    about |= {"inception_weights": weights, "prune": options.prune, "seed": options.seed, "versions": versions()}
-    return Judged(against, rows, _law(config, flow, x0), bits, about)
+    about = {"options": to_json(options), "config": config.to_json(), "versions": versions()}
+    return Judged(against, rows, _law(made, x0), bits, about)
 
 
 def _real(train: Images, held_out: Images | None, n: int) -> tuple[np.ndarray, np.ndarray, str]:
@@ -156,20 +152,12 @@ def _made(flow: Flow, x0: np.ndarray, options: "Options", nfe: int) -> np.ndarra
     """8-bit images from x0, in so many evaluations."""
     static = ("structure", "solver", "nfe")
     draw = jax.jit(images, static_argnames=static, compiler_options=convolution_options())
-    found, size = [], options.batch_size
-    for start in range(0, len(x0), size):
-        part = x0[start : start + size]
-        padded = jnp.asarray(np.pad(part, ((0, size - len(part)), *[(0, 0)] * 3), mode="edge"))
-        classes = None
-        if flow.classes:
-            classes = jnp.arange(start, start + size, dtype=jnp.int32) % flow.classes
-        made = draw(flow.structure, flow.parameters, flow.space, padded, classes, options.solver, nfe).x
-        found.append(_eight_bit(np.asarray(made))[: len(part)])
-    return np.concatenate(found)
 
+    def follow(part: jax.Array, first: int) -> jax.Array:
+        labels = (first + jnp.arange(len(part), dtype=jnp.int32)) % flow.classes if flow.classes else None
+        return draw(flow.structure, flow.parameters, flow.space, part, labels, options.solver, nfe).x
 
-def _shown(flow: Flow, x0: np.ndarray) -> jax.Array:
-    return flow.source.shown(flow.space, jnp.asarray(x0))
+    return _eight_bit(in_parts(follow, x0, options.batch_size))
 
 
 def _eight_bit(x: np.ndarray) -> np.ndarray:
@@ -178,10 +166,9 @@ def _eight_bit(x: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(127.5 * (x + 1)), 0, 255).astype(np.uint8)
 
 
-def _law(config: Any, flow: Flow, free: np.ndarray) -> float:
+def _law(made: setup.Setup, free: np.ndarray) -> float:
     """The AUC of a classifier of x0 as training sees them and x0 as sampling draws them."""
-    made = setup.build(config)
-    coupling, memory = made.inputs.coupling, made.inputs.coupling.begin()
+    config, coupling, memory = made.config, made.inputs.coupling, made.inputs.coupling.begin()
     pairs = jax.jit(lambda w, keys, index, order: w.coupling.pairs(keys, w.data, index, order, memory).x0)
     cost = jax.jit(lambda w, keys, index: w.coupling.cost(keys, w.data, index, memory))
     seen, size = [], config.batch_size
@@ -219,12 +206,3 @@ def read(folder: Any) -> Judged:
         return Judged(**{name: content[name] for name in Judged._fields})
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is not an evaluation of {PROG}: {error}.") from error
-
-
-def check_outputs(options: "Options") -> None:
-    """Raise InputError unless `write` can write, and nothing else is lost."""
-    folder = options.folder
-    check(not folder.exists() or folder.is_dir(), f"--out {folder} is not a folder.")
-    theirs = [path for path in (folder / SUMMARY, folder / PICTURE) if path.exists() and signed_by(path) != PROG]
-    free = options.force or not theirs
-    check(free, f"{theirs[0] if theirs else folder} was not written by {PROG}: choose another --out, or pass --force.")

@@ -24,6 +24,7 @@ from jgmm.errors import check
 from jgmm.interpolant.solvers import Scheme, integrate
 from jgmm.metrics.likelihood import to_bits
 from jgmm.numerics.devices import convolution_options
+from train.batches import in_parts
 from train.flow import Flow
 from train.sampler import Velocity
 
@@ -73,38 +74,25 @@ def bits_per_dim(
     flow: Flow,
     pixels: np.ndarray,
     trace: Trace = "hutchinson",
-    scheme: Scheme | None = None,
     batch_size: int = 50,
 ) -> np.ndarray:
-    """Bits per dimension of each of some 8-bit images with uniform noise as wide as a step, under the source's own
-    log_prob.
+    """Bits per dimension of each of some 8-bit images under an unconditional flow, with uniform noise as wide as a
+    step, by the source's own log_prob.
 
     Raises:
-        InputError: For images of another type, a conditional flow, and a source without a density.
+        InputError: For images of another type, and a source without a density.
     """
     check(pixels.dtype == np.uint8, f"bits per dimension are defined for uint8 images, got {pixels.dtype}.")
-    check(flow.classes == 0, "the likelihood of a conditional flow is not computed: it would need the labels' law.")
-    chosen = scheme or Scheme("dopri5", None)
-    nats = jax.jit(partial(_nats, flow.structure, trace, chosen), compiler_options=convolution_options())
-    found = []
-    for i, start in enumerate(range(0, len(pixels), batch_size)):
-        part = rescale(pixels[start : start + batch_size])
-        padded = np.pad(part, ((0, batch_size - len(part)), *[(0, 0)] * 3), mode="edge")
-        mine = jax.random.fold_in(key, i)
-        found.append(
-            np.asarray(nats(mine, (flow.parameters, flow.source, flow.space), jnp.asarray(padded)), np.float64)[
-                : len(part)
-            ]
-        )
-    return np.array([to_bits(one, flow.shape) for one in np.concatenate(found)])
+    nats = jax.jit(partial(_nats, flow.structure, trace), compiler_options=convolution_options())
+    known = (flow.parameters, flow.source, flow.space)
+    found = in_parts(lambda part, first: nats(jax.random.fold_in(key, first), known, part), rescale(pixels), batch_size)
+    return np.array([to_bits(float(one), flow.shape) for one in found])
 
 
-def _nats(
-    structure: nnx.GraphDef, trace: Trace, scheme: Scheme, key: PRNGKeyArray, flow: tuple, pixels: Array
-) -> Float[Array, " b"]:
+def _nats(structure: nnx.GraphDef, trace: Trace, key: PRNGKeyArray, flow: tuple, pixels: Array) -> Float[Array, " b"]:
     parameters, source, space = flow
     for_noise, for_trace = jax.random.split(key)
     noisy = pixels + jax.random.uniform(for_noise, pixels.shape, pixels.dtype, -STEP / 2, STEP / 2)
     x1 = encode_images(space, noisy)
-    x0, change = log_change(for_trace, nnx.merge(structure, parameters), x1, trace, scheme)
+    x0, change = log_change(for_trace, nnx.merge(structure, parameters), x1, trace, Scheme("dopri5", None))
     return source.log_prob(space, x0) + change + space.log_det()

@@ -35,6 +35,7 @@ class Setup:
     Attributes:
         config: the options, as the data settle them.
         images: the training images.
+        held_out: those that are left out of it, or None.
         classes: how many labels there are, or 0 for an unconditional flow.
         base: where the flow runs and starts.
         inputs: what a training step reads.
@@ -42,6 +43,7 @@ class Setup:
 
     config: Config
     images: Images
+    held_out: Images | None
     classes: int
     base: Base
     inputs: StepInputs
@@ -69,7 +71,7 @@ def build(config: Config) -> Setup:
     Raises:
         InputError: For options that do not fit the data, and for other data than those of a resumed run.
     """
-    images, _ = load_images(config)
+    images, held_out = load_images(config)
     say_remark(images)
     if config.flips and not images.has_mirror_images and not config.resume:
         print(f"mirror images of {images.name} are none of their kind: --no-flips")
@@ -89,7 +91,7 @@ def build(config: Config) -> Setup:
         f"--coupling {config.coupling} assigns draws on the host before every step: leave out --unroll.",
     )
     data = Data(jnp.asarray(images.pixels), labels, start.space, config.flips)
-    return Setup(config, images, classes, start, StepInputs(data, coupling))
+    return Setup(config, images, held_out, classes, start, StepInputs(data, coupling))
 
 
 def _labels(images: Images) -> Array:

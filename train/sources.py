@@ -136,31 +136,20 @@ class Mixture(NoiseSource):
 
 @pytree
 class Reversed(Mixture):
-    """Gaussians of images that a flow has carried backward (`python -m train.reverse`): x0 are draws of it as they are,
-    and `labels` says which component each image, and with flips its mirror image, belongs to."""
+    """Gaussians of images that a flow has carried backward (`python -m train.reverse`): a mixture of x0 as they are, in
+    the space `Identity`. `labels` says which component each image, and with flips its mirror image, belongs to."""
 
     labels: Int[Array, "m n"] = field(default_factory=lambda: jnp.zeros((1, 0), jnp.int32))
-
-    def draw(self, key: PRNGKeyArray, n: int) -> Float[Array, "n h w c"]:
-        return self.scale * self.params.sample(key, n)
 
     def shown(self, space: Encoder, x0: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
         return decode_images(space, x0)
 
-    def log_prob(self, space: Encoder, x0: Float[Array, "n h w c"]) -> Float[Array, " n"]:
-        return self.params.log_prob(x0 / self.scale) - prod(self.params.shape) * jnp.log(self.scale)
-
     def draw_near(
         self, key: PRNGKeyArray, pixels: Float[Array, "b h w c"], component: Int[Array, "b ..."], rho: float
     ) -> Float[Array, "b h w c"]:
-        """x0 of the component given for each image. Raises InputError for ρ > 0: the images are not of the mixture."""
+        """As a mixture's. Raises InputError for ρ > 0: the images are not of the mixture."""
         check(rho == 0, "--rho keeps an image's place in its component, and a reversed source has none for images.")
-        gmm, encoder = self.params.gmm, self.params.encoder
-        for_codes, for_residual = jax.random.split(key)
-        n = pixels.shape[0]
-        mean, deviation = given_component(gmm, component, jax.random.normal(for_codes, (n, gmm.d)))
-        residual = jax.random.normal(for_residual, (n, encoder.n_residual))
-        return self.scale * encoder.decode(mean + deviation, residual).reshape(n, *self.params.shape)
+        return Mixture.draw_near(self, key, pixels, component, rho)
 
     def log_responsibilities(self, images: Images, flips: bool) -> Float[Array, "m n k"]:
         views = 2 if flips else 1
@@ -221,14 +210,14 @@ def fitted(config: Config, images: Images, space: Encoder) -> Mixture:
     single = theirs["dtype"] == "float32"
     check(single, f"--source {config.source} was computed in float64: fit it with --dtype float32.")
     if "reversed" in run:
-        return _reversed(config, run, images, space)
+        return _reversed(config, run, images)
     check_convention(run, images, "fit the source to these")
     params = load_source(config.source)
     _check_units(config, params, images)
     return Mixture(_for_space(params, space), space)
 
 
-def _reversed(config: Config, run: dict[str, Any], images: Images, space: Encoder) -> Reversed:
+def _reversed(config: Config, run: dict[str, Any], images: Images) -> Reversed:
     made = run["reversed"]
     check(
         made["space"] == config.space and made["zca_epsilon"] == config.zca_epsilon,
@@ -240,7 +229,7 @@ def _reversed(config: Config, run: dict[str, Any], images: Images, space: Encode
         same, f"--source {config.source} is of a flow that was trained on other images, or another --holdout or --size."
     )
     labels = read_other(Path(config.source), run, "labels.npy")
-    return Reversed(load_source(config.source), space, labels=jnp.asarray(labels))
+    return Reversed(load_source(config.source), Identity(prod(images.shape)), labels=jnp.asarray(labels))
 
 
 def _check_units(config: Config, params: Source, images: Images) -> None:

@@ -23,9 +23,10 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
 import tyro
@@ -183,9 +184,9 @@ def _one(study: Study, row: Row, seed: int, data_dir: Path | None, place: str) -
     folder, given = study.folder(row, seed), study.arguments(row, seed, data_dir)
     if (folder / "config.json").exists():
         asked, there = configs.parse(given), runs.kept_config(folder)
-        differing = there.difference(replace(asked, flips=there.flips)) or (
-            "--steps" if there.steps != asked.steps else None
-        )
+        # Data that have no mirror images have switched flips off.
+        settled = replace(asked, flips=asked.flips and there.flips)
+        differing = there.difference(settled) or ("--steps" if there.steps != asked.steps else None)
         check(
             differing is None,
             f"{folder} was trained with another {differing}: runs of different budgets are not compared. Choose "
@@ -248,9 +249,9 @@ class Table(NamedTuple):
             for one in judged:
                 _check_alike(study, one.about, row)
             found.seeds[row.name] = len(judged)
-            found.laws[row.name] = sum(one.law for one in judged) / len(judged)
-            found.means[row.name] = _over([one.rows for one in judged], _mean)
-            found.spreads[row.name] = _over([one.rows for one in judged], _deviation)
+            found.laws[row.name] = fmean(one.law for one in judged)
+            found.means[row.name] = _over([one.rows for one in judged], fmean)
+            found.spreads[row.name] = _over([one.rows for one in judged], lambda x: stdev(x) if len(x) > 1 else 0.0)
         return found
 
     def lines(self) -> Iterator[str]:
@@ -272,25 +273,15 @@ class Table(NamedTuple):
 
 
 def _check_alike(study: Study, about: dict[str, Any], row: Row) -> None:
+    there = about.get("options", {})
     for key, value in (study.evaluation | {"prune": row.prune}).items():
-        check(
-            about.get(key) == value,
-            f"{row.name} was judged with another {flag(key)}, {about.get(key)}: delete its evaluation.",
-        )
+        same = there.get(key) == value
+        check(same, f"{row.name} was judged with another {flag(key)}, {there.get(key)}: delete its evaluation.")
 
 
-def _over(rows: list[dict], of: Any) -> dict[str, dict[str, float]]:
+def _over(rows: list[dict], of: Callable[[list[float]], float]) -> dict[str, dict[str, float]]:
     names = rows[0]
     return {name: {m: of([one[name][m] for one in rows]) for m in names[name]} for name in names}
-
-
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)
-
-
-def _deviation(values: list[float]) -> float:
-    middle, n = _mean(values), len(values)
-    return (sum((v - middle) ** 2 for v in values) / max(n - 1, 1)) ** 0.5
 
 
 if __name__ == "__main__":

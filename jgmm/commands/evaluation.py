@@ -10,9 +10,9 @@ from jaxtyping import PRNGKeyArray
 
 from jgmm.checkpoint.files import TRAIN_LOG_PROB, faults, write_json
 from jgmm.checkpoint.models import read_other
-from jgmm.commands.outputs import arrays, picture, signed_by
+from jgmm.commands.outputs import arrays, picture
 from jgmm.data import Images, is_image, rescale
-from jgmm.errors import InputError, check
+from jgmm.errors import InputError
 from jgmm.figures import fits
 from jgmm.figures.images import clusters
 from jgmm.metrics.anomaly import Limits, Separation, limits, separation
@@ -21,6 +21,7 @@ from jgmm.source import Source
 
 PROG = "python -m jgmm.evaluate"
 SCORES, SUMMARY, LOG_PROB, CLUSTERS = "scores.npz", "evaluation.json", "log_prob.png", "clusters.png"
+OUTPUTS = (CLUSTERS, SUMMARY, LOG_PROB, SCORES)
 # Draws that stand for training data where there are none.
 DRAWS = 10_000
 
@@ -166,23 +167,7 @@ def write(folder: Path, source: Source, images: Images, found: Evaluation) -> No
     if is_image(source.shape):
         with picture(folder / CLUSTERS, PROG) as path:
             clusters(path, rescale(images.pixels), found.scores.responsibilities)
-    print("\n".join(str(path) for path in outputs(folder) if path.exists()))
-
-
-def outputs(folder: Path) -> list[Path]:
-    """What `write` writes."""
-    return [folder / name for name in (CLUSTERS, SUMMARY, LOG_PROB, SCORES)]
-
-
-def check_outputs(folder: Path, force: bool) -> None:
-    """Raise InputError unless `write` can write to the folder, in which nothing else is lost."""
-    with faults(f"write to {folder}"):
-        check(not folder.exists() or folder.is_dir(), f"--out {folder} is not a folder.")
-        theirs = [path for path in outputs(folder) if path.exists() and signed_by(path) != PROG]
-    check(
-        force or not theirs,
-        f"{theirs[0] if theirs else folder} was not written by {PROG}: choose another --out, or pass --force.",
-    )
+    print("\n".join(str(folder / name) for name in OUTPUTS if (folder / name).exists()))
 
 
 def reference_log_probs(run: Path, config: dict[str, Any], source: Source, seed: int) -> np.ndarray:

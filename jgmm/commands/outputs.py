@@ -8,14 +8,14 @@ import os
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jgmm.checkpoint.files import whole
+from jgmm.checkpoint.files import faults, whole
 from jgmm.errors import InputError, check, check_count
 
 PICTURES = (".png", ".jpg", ".jpeg")
@@ -39,6 +39,18 @@ def check_output(flag: str, path: Path | None, endings: tuple[str, ...], prog: s
     except OSError as error:
         raise InputError(f"{flag} {path}: {str(error.strerror).lower()}.") from error
     check(free, f"{flag} {path} exists and was not written by {prog}: choose another name, or pass --force.")
+
+
+def check_folder(folder: Path, names: Iterable[str], prog: str, force: bool) -> None:
+    """Raise InputError unless the command may write files of these names into --out, and nothing else is lost."""
+    with faults(f"write to {folder}"):
+        check(not folder.exists() or folder.is_dir(), f"--out {folder} is not a folder.")
+        paths = [folder / name for name in names]
+        theirs = [path for path in paths if path.exists() and signed_by(path) != prog]
+    check(
+        force or not theirs,
+        f"{theirs[0] if theirs else folder} was not written by {prog}: choose another --out, or pass --force.",
+    )
 
 
 def check_grid(flag: str, n: int, remedy: str) -> None:

@@ -1,6 +1,7 @@
 """The device that JAX computes on."""
 
 import os
+from functools import cache
 from typing import Any
 
 import jax
@@ -21,6 +22,7 @@ def default_device() -> jax.Device:
         ) from error
 
 
+@cache
 def convolution_options() -> dict[str, Any]:
     """Options of `jax.jit` for a program that is mostly convolutions.
 

@@ -81,9 +81,6 @@ class Cache(Coupling):
     def begin(self) -> Int[Array, "m n"]:
         return self.views
 
-    def x0(self, key: PRNGKeyArray, batch: Batch, order: Int[Array, " b"] | None) -> Float[Array, "b h w c"]:
-        return self._drawn(_places(self.views, batch))[order]
-
     def pairs(
         self, keys: Keys, data: Data, index: Int[Array, " b"], order: Int[Array, " b"] | None, memory: Any
     ) -> Pairs:

@@ -1,12 +1,12 @@
 """What a coupling is, and the one that couples nothing."""
 
-import abc
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from jgmm.commands.options import flag
 from jgmm.data import Images
 from jgmm.encoder.base import Encoder
 from jgmm.errors import InputError, check
@@ -17,6 +17,9 @@ from train.batches import Batch, Data, Keys
 from train.config import Config
 from train.registry import COUPLINGS
 from train.sources import NoiseSource
+
+# The options that couplings have of their own.
+OPTIONS = {"rho", "cost_axes", "epsilon", "potential_rounds"}
 
 
 class Pairs(NamedTuple):
@@ -33,23 +36,25 @@ class Pairs(NamedTuple):
     memory: Any
 
 
-class Coupling(abc.ABC):
+class Coupling:
     """The joint law of x0 and images: a pytree with the source it draws from.
 
-    Most couplings say which x0 belong to the images of a batch, and have `x0` alone. One that is `assigned` gets the
-    permutation of its draws whose `cost` is least, found on the host before the step. One that chooses the images as
-    well, or remembers something from step to step, has a `pairs` of its own. All of them are pure and jittable, and
-    functions of the seed, the step and the memory, which the checkpoints keep.
+    Most couplings say which x0 belong to the images of a batch, and have `x0` alone; without it any draw goes with any
+    image. One that is `assigned` gets the permutation of its draws whose `cost` is least, found on the host before the
+    step. One that chooses the images as well, or remembers something from step to step, has a `pairs` of its own. All
+    are pure and jittable, and functions of the seed, the step and the memory, which the checkpoints keep.
     """
 
     source: NoiseSource
     assigned: ClassVar[bool] = False
-    # The fields that `fitted` computes, which the run folder keeps.
+    # The options of `python -m train` that are this coupling's own, and the fields that `fitted` computes, which the
+    # run folder keeps.
+    options: ClassVar[tuple[str, ...]] = ()
     kept: ClassVar[tuple[str, ...]] = ()
 
-    @abc.abstractmethod
     def x0(self, key: PRNGKeyArray, batch: Batch, order: Int[Array, " b"] | None) -> Float[Array, "b h w c"]:
         """A draw for every image; `order` is that of an assignment, for a coupling that is `assigned`."""
+        return self.source.draw(key, batch.images.shape[0])
 
     def begin(self) -> Any:
         """What the coupling remembers before the first step: an array, or () for nothing."""
@@ -78,9 +83,6 @@ class Independent(Coupling):
 
     source: NoiseSource
 
-    def x0(self, key: PRNGKeyArray, batch: Batch, order: Int[Array, " b"] | None) -> Float[Array, "b h w c"]:
-        return self.source.draw(key, batch.images.shape[0])
-
 
 def independent(config: Config, images: Images, source: NoiseSource, space: Encoder) -> Independent:
     """See `Independent`."""
@@ -100,10 +102,10 @@ def build(config: Config, images: Images, base: Base, kept: dict[str, np.ndarray
         InputError: For a source it cannot use, and an option that is another coupling's.
     """
     coupling = COUPLINGS[config.coupling](config, images, base.source, base.space)
-    check(
-        config.rho == 0 or hasattr(coupling, "rho"),
-        f"--rho is of --coupling component, got --coupling {config.coupling}.",
-    )
+    for option in fields(Config):
+        useless = option.name in OPTIONS and option.name not in coupling.options
+        same = not useless or getattr(config, option.name) == option.default
+        check(same, f"{flag(option.name)} is of another coupling, got --coupling {config.coupling}.")
     if not coupling.kept:
         return coupling
     if kept is None:

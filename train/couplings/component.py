@@ -1,7 +1,7 @@
 """Couplings by component: an image gets a draw from the component that explains it."""
 
 from dataclasses import field
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,7 @@ class Component(Coupling):
     source: Mixture
     log_r: Float[Array, "m n k"]
     rho: float = field(metadata={"static": True})
+    options: ClassVar[tuple[str, ...]] = ("rho",)
 
     def x0(self, key: PRNGKeyArray, batch: Batch, order: Int[Array, " b"] | None) -> Float[Array, "b h w c"]:
         for_component, for_draw = jax.random.split(key)
@@ -40,6 +41,7 @@ class Labels(Coupling):
 
     source: Mixture
     rho: float = field(metadata={"static": True})
+    options: ClassVar[tuple[str, ...]] = ("rho",)
 
     def x0(self, key: PRNGKeyArray, batch: Batch, order: Int[Array, " b"] | None) -> Float[Array, "b h w c"]:
         for_labels, for_draw = jax.random.split(key)

@@ -15,7 +15,7 @@ from jgmm.encoder.scatter import mean_and_covariance
 from jgmm.errors import check
 from jgmm.numerics.linalg import matmul
 from jgmm.numerics.pytree import pytree
-from train.batches import Batch, Data, Keys
+from train.batches import Data, Keys
 from train.config import Config
 from train.couplings.base import Coupling, Pairs
 from train.couplings.component import log_responsibilities
@@ -53,10 +53,8 @@ class Semidiscrete(Coupling):
     epsilon: float = field(metadata={"static": True})
     rounds: int = field(metadata={"static": True})
     seed: int = field(metadata={"static": True})
+    options: ClassVar[tuple[str, ...]] = ("cost_axes", "epsilon", "potential_rounds")
     kept: ClassVar[tuple[str, ...]] = ("potential",)
-
-    def x0(self, key: PRNGKeyArray, batch: Batch, order: Int[Array, " b"] | None) -> Float[Array, "b h w c"]:
-        return self.source.draw(key, batch.images.shape[0])
 
     def pairs(
         self, keys: Keys, data: Data, index: Int[Array, " b"], order: Int[Array, " b"] | None, memory: Any

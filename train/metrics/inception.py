@@ -10,7 +10,6 @@ and in no others, are called FID and KID.
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +21,7 @@ from jgmm.commands import cli
 from jgmm.convert.tensors import read_tensors
 from jgmm.errors import InputError, check
 from jgmm.numerics.devices import convolution_options
+from train.batches import in_parts
 from train.metrics.features import Features
 
 PROG = "python -m train.metrics.inception"
@@ -61,17 +61,8 @@ def features_of(path: Path) -> Features:
     check(isinstance(found, dict) and SOURCE in found, f"{path} was not made by {PROG}, which says what it is of.")
     _known(path, bytes(found.pop(SOURCE)).hex())
     weights = {name: jnp.asarray(array) for name, array in found.items()}
-    compiled = jax.jit(_features, compiler_options=convolution_options())
-    return partial(_in_parts, compiled, weights)
-
-
-def _in_parts(compiled: Any, weights: Weights, pixels: np.ndarray) -> np.ndarray:
-    found = []
-    for start in range(0, len(pixels), ROWS):
-        part = pixels[start : start + ROWS]
-        padded = np.pad(part, ((0, ROWS - len(part)), *[(0, 0)] * 3))
-        found.append(np.asarray(compiled(weights, jnp.asarray(padded)))[: len(part)])
-    return np.concatenate(found)
+    run = jax.jit(_features, compiler_options=convolution_options())
+    return lambda pixels: in_parts(lambda part, _: run(weights, part), pixels, ROWS)
 
 
 def _features(w: Weights, pixels: Array) -> Float[Array, "n 2048"]:
