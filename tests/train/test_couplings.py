@@ -27,7 +27,7 @@ from train.couplings.semidiscrete import Semidiscrete
 from train.sources import Gaussian, Mixture
 
 SHAPE, PLANE = (1, 1, 2), Identity(2)
-FLAT = replace(PRESETS["tiny"], flips=False, cost_axes=0, batch_size=8)
+FLAT = replace(PRESETS["tiny"], flips=False, batch_size=8)
 
 
 def images_in_the_plane(rng, n):
