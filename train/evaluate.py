@@ -23,7 +23,8 @@ class Options:
     run: tyro.conf.Positional[Path]
     """The run folder, written by `python -m train`."""
     nfe: tuple[int, ...] = (1, 2, 5, 10, 20, 100)
-    """The numbers of evaluations of the network that images are made with."""
+    """The numbers of evaluations of the network that images are made with [beside those in --out that were judged with
+    the same options]."""
     n: int = 10_000
     """The number of images of each kind [at most as many real ones as there are]."""
     solver: Annotated[str, one_of(SOLVERS)] = "euler"
@@ -61,9 +62,13 @@ class Options:
 
     def check(self) -> None:
         """Raise InputError for any value that can be refused before the run is seen."""
+        from train.sampler import check_solver
+
         for name in self.features:
             FEATURES.canonical(name)
         check(len(self.nfe) > 0, "--nfe needs at least one number.")
+        for nfe in self.nfe:
+            check_solver(self.solver, nfe)
         check_count("--n", self.n, 2)
         check_count("--likelihood", self.likelihood, 0)
         check_count("--batch-size", self.batch_size)
@@ -72,15 +77,15 @@ class Options:
         check(not both, "--likelihood is of the source itself, whose density --prune changes: give one of them.")
 
 
+def parse(args: Sequence[str] | None) -> Options:
+    """The options of a command line."""
+    return cli.parse(Options, prog=PROG, args=args)
+
+
 def main(args: Sequence[str] | None = None) -> None:
     """Parse, load, judge, write."""
-    options = cli.parse(Options, prog=PROG, args=args)
+    options = parse(args)
     options.check()
-
-    from train.sampler import check_solver
-
-    for nfe in options.nfe:
-        check_solver(options.solver, nfe)
     cli.compile_once()
 
     from train import judging

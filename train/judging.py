@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 OUTPUTS = SUMMARY, PICTURE = "evaluation.json", "quality.png"
 # Streams of random numbers: draws of x0, and the likelihood.
 DRAWS, LIKELIHOOD = range(2)
+# Options that change no number that was judged before.
+FREE = {"nfe", "run", "out", "force", "data_dir"}
 # The least AUC that says that x0 in training and x0 in sampling are not of one law.
 APART = 0.55
 Numbers = dict[str, float]
@@ -90,15 +92,38 @@ def judge(options: "Options") -> Judged:
     n = len(real)
     check_memory("--n", n, 8 * (2 + len(options.nfe)) * real[0].size)
     compare = _comparison(options, train.pixels, real)
-    rows = {"real": compare(other)}
     x0 = _draws(flow, options, n)
-    rows["x0"] = compare(_eight_bit(np.asarray(flow.source.shown(flow.space, jnp.asarray(x0)))))
-    for nfe in options.nfe:
-        rows[str(nfe)] = compare(_made(flow, x0, options, nfe))
-        print(f"{nfe} evaluations: done", flush=True)
-    bits = _bits(flow, options, train if held_out is None else held_out)
     about = {"options": to_json(options), "config": config.to_json(), "versions": versions()}
-    return Judged(against, rows, _law(made, x0), bits, about)
+    before = _judged_before(options, about)
+    if before is None:
+        shown = _eight_bit(np.asarray(flow.source.shown(flow.space, jnp.asarray(x0))))
+        bits = _bits(flow, options, train if held_out is None else held_out)
+        before = Judged(against, {"real": compare(other), "x0": compare(shown)}, _law(made, x0), bits, about)
+    rows = dict(before.rows)
+    for nfe in options.nfe:
+        if str(nfe) not in rows:
+            rows[str(nfe)] = compare(_made(flow, x0, options, nfe))
+            print(f"{nfe} evaluations: done", flush=True)
+    made_with = sorted(filter(str.isdigit, rows), key=int)
+    return before._replace(rows={name: rows[name] for name in ("real", "x0", *made_with)})
+
+
+def _judged_before(options: "Options", about: dict[str, Any]) -> Judged | None:
+    """What the folder holds, if it was judged with the same options but for the numbers of evaluations."""
+    if not (options.folder / SUMMARY).exists():
+        return None
+    found = read(options.folder)
+    there = found.about.get("options", {})
+
+    def compared(about: dict[str, Any]) -> dict[str, Any]:
+        asked = {name: value for name, value in about.get("options", {}).items() if name not in FREE}
+        config = about.get("config", {}) | {"data_dir": None, "out": None}
+        return json.loads(json.dumps(about | {"options": asked, "config": config}))
+
+    if compared(found.about) != compared(about):
+        return None
+    both = sorted({*there["nfe"], *options.nfe})
+    return found._replace(about=about | {"options": about["options"] | {"nfe": both}})
 
 
 def _real(train: Images, held_out: Images | None, n: int) -> tuple[np.ndarray, np.ndarray, str]:

@@ -19,7 +19,7 @@ from train.metrics import classifier, inception
 
 DIGITS = ["--preset", "tiny", "--base", "8", "--multipliers", "1", "--blocks", "1", "--batch-size", "32"]
 DIGITS += ["--dataset", "digits", "--holdout", "0.3", "--n-samples", "4", "--nfe", "2", "--steps", "4"]
-FAST = ["--features", "pca", "--nfe", "1", "2", "--batch-size", "600"]
+FAST = ["--features", "pca", "--batch-size", "600", "--nfe", "1", "2"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -53,7 +53,12 @@ def test_judging(trained, capsys):
     assert found.bits is not None
     assert 2 < found.bits[0] < 20
     assert imread(trained / "evaluation" / "quality.png").std() > 0.05
-    assert run(evaluate.main, trained, *FAST, "--likelihood", "3") == 0  # over its own files
+    assert run(evaluate.main, trained, *FAST, "4", "--likelihood", "3") == 0  # goes on where it was
+    assert "2 evaluations: done" not in capsys.readouterr().out
+    more = judging.read(trained / "evaluation")
+    assert list(more.rows) == ["real", "x0", "1", "2", "4"]
+    assert more.rows["2"] == found.rows["2"]
+    assert more.about["options"]["nfe"] == [1, 2, 4]
 
 
 @pytest.mark.slow
@@ -85,7 +90,7 @@ STUDY = """
 [study]
 out = "{out}"
 seeds = [0, 1]
-nfe = [1, 2]
+nfe = [1]
 features = ["pca"]
 
 [train]
@@ -101,6 +106,11 @@ steps = {steps}
 k = 2
 max_iter = 3
 
+[reversed.back]
+row = "N(0, I), independent"
+k = 3
+nfe = 2
+
 [[row]]
 name = "N(0, I), independent"
 
@@ -108,10 +118,21 @@ name = "N(0, I), independent"
 name = "two, component"
 source = "two"
 coupling = "component"
+
+[[row]]
+name = "two, component, pruned"
+source = "two"
+coupling = "component"
+prune = true
+
+[[row]]
+name = "reversed, component-ot"
+source = "back"
+coupling = "component-ot"
 """
 
 
-MAINS = {"jgmm.fit": fit.main, "train": trainer.main, "train.evaluate": evaluate.main}
+MAINS = {"jgmm.fit": fit.main, "train": trainer.main, "train.evaluate": evaluate.main, "train.reverse": reverse.main}
 
 
 def in_this_process(words, *, stdout, stderr):
@@ -127,7 +148,9 @@ def test_a_study_goes_on_and_refuses_other_budgets(tmp_path, capsys, monkeypatch
     file, out = tmp_path / "study.toml", tmp_path / "out"
     file.write_text(STUDY.format(out=out, steps=4))
     assert run(study.main, file) == 0
-    assert "row 2 of 2, seed 2 of 2: two, component, judging" in capsys.readouterr().out
+    assert "row 2 of 4, seed 2 of 2: two, component, judging" in capsys.readouterr().out
+    assert not (out / "two-component-pruned").exists()  # trained with the row before
+    assert (out / "reversed" / "back" / "seed-1" / "config.json").exists()
     table = (out / "table.md").read_text()
     assert "| two, component | 2 |" in table
     assert "±" in table
@@ -148,7 +171,7 @@ def test_a_study_that_is_none_is_refused(tmp_path):
     whole = STUDY.format(out=tmp_path / "out", steps=4)
     for content, message in (
         ("[study", "cannot read the study"),
-        ("[rows]", "expected .study., .train., .mixtures.NAME. and ..row.., got rows"),
+        ("[rows]", "expected .study., .train., .mixtures.NAME., .reversed.NAME. and ..row.., got rows"),
         (whole.replace("seeds", "seed"), r"\[study\] has out, seeds"),
         (whole.replace("steps", "stepz"), r"\[train\] cannot have stepz"),
         (whole.replace('coupling = "component"', "steps = 8"), "so that budgets are equal"),
@@ -157,6 +180,9 @@ def test_a_study_that_is_none_is_refused(tmp_path):
         (whole[: whole.index("[[row]]")], "at least one"),
         (whole.replace("[0, 1]", "3"), "seeds must be a list of integers, got 3"),
         ("study = 1", "expected tables"),
+        (whole.replace('source = "two"', 'source = "three"'), "among gaussian, mle, two, back or a run folder"),
+        (whole.replace('row = "N(0, I), independent"', 'row = "reversed"'), "the name of an earlier row"),
+        (whole.replace("nfe = [1]", "nfe = [0]"), "--nfe must be from 1"),
     ):
         file.write_text(content)
         with pytest.raises(InputError, match=message):

@@ -1,0 +1,155 @@
+"""What a study compares, as its file says it."""
+
+import re
+import tomllib
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jgmm.commands.options import flag
+from jgmm.errors import InputError, check
+from train import config as configs
+from train import evaluate
+from train.config import Config
+from train.registry import SOURCES
+
+# What rows may differ in; all else is of the budget, which is equal.
+FREE = {"source", "coupling", "rho", "space", "zca_epsilon", "norm_align", "cost_axes", "epsilon", "potential_rounds"}
+OF_EVALUATION = {"nfe", "n", "solver", "features", "inception_weights"}
+TABLES = ("study", "train", "mixtures", "reversed")
+# Folders of sources, beside those of the rows.
+MIXTURES, REVERSED = "mixtures", "reversed"
+
+
+class Row(NamedTuple):
+    """A source and a coupling: the options in which it differs, and whether draws are pruned."""
+
+    name: str
+    options: dict[str, Any]
+    prune: bool
+
+
+class Study(NamedTuple):
+    """A study as its file says it.
+
+    Attributes:
+        out: the folder.
+        seeds: of the trainings.
+        evaluation: options of `python -m train.evaluate`.
+        train: options of `python -m train` that all rows have.
+        mixtures: options of `python -m jgmm.fit`, by name.
+        reversed: options of `python -m train.reverse`, by name, and the name of the `row` whose flow is reversed.
+        rows: what is compared.
+    """
+
+    out: Path
+    seeds: list[int]
+    evaluation: dict[str, Any]
+    train: dict[str, Any]
+    mixtures: dict[str, dict[str, Any]]
+    reversed: dict[str, dict[str, Any]]
+    rows: list[Row]
+
+    @property
+    def columns(self) -> list[str]:
+        """Of an evaluation: real images, draws as they are, and the numbers of evaluations."""
+        return ["real", "x0", *map(str, self.evaluation.get("nfe", evaluate.Options.nfe))]
+
+    def folder(self, row: Row, seed: int) -> Path:
+        """Of one training; rows that differ in pruning alone have one together."""
+        first = next(other for other in self.rows if other.options == row.options)
+        return self.out / slug(first.name) / f"seed-{seed}"
+
+    def judged(self, row: Row, seed: int) -> Path:
+        """Of one evaluation."""
+        return self.folder(row, seed) / ("evaluation-pruned" if row.prune else "evaluation")
+
+    def source(self, row: Row, seed: int) -> Path | str | None:
+        """As `--source` has it, or None for the default."""
+        name = row.options.get("source")
+        if name in self.mixtures:
+            return self.out / MIXTURES / name
+        return self.out / REVERSED / name / f"seed-{seed}" if name in self.reversed else name
+
+    def arguments(self, row: Row, seed: int) -> list[str]:
+        """Of `python -m train`."""
+        source = self.source(row, seed)
+        options = self.train | row.options | ({} if source is None else {"source": source})
+        return words(options | {"seed": seed, "out": self.folder(row, seed)})
+
+
+def read(path: Path) -> Study:
+    """The study of a file. Raises InputError for one that is none, and rows of different budgets."""
+    try:
+        content = tomllib.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read the study {path}: {error}.") from error
+    kinds = "[study], [train], [mixtures.NAME], [reversed.NAME] and [[row]]"
+    strange = content.keys() - {*TABLES, "row"}
+    check(not strange, f"{path}: expected {kinds}, got {', '.join(strange)}.")
+    head, train, mixtures, reverse = parts = [content.get(name, {}) for name in TABLES]
+    given = content.get("row", [])
+    tables = all(isinstance(part, dict) for part in parts) and isinstance(given, list)
+    each = tables and all(isinstance(one, dict) for one in [*given, *mixtures.values(), *reverse.values()])
+    check(each, f"{path}: expected tables {kinds}.")
+    strange = head.keys() - OF_EVALUATION - {"out", "seeds"}
+    check(not strange, f"{path}: [study] has out, seeds, {', '.join(sorted(OF_EVALUATION))}, got {', '.join(strange)}.")
+    check("out" in head, f"{path}: [study] needs the folder that it writes to, out.")
+    known = {f.name for f in fields(Config)} - FREE - {"seed", "out", "resume", "distributed"}
+    check(train.keys() <= known, f"{path}: [train] cannot have {', '.join(sorted(train.keys() - known))}.")
+    rows = [_row(path, row) for row in given]
+    seeds = head.get("seeds", [0])
+    listed = isinstance(seeds, list) and len(seeds) > 0 and all(isinstance(seed, int) for seed in seeds)
+    check(listed, f"{path}: seeds must be a list of integers, got {seeds!r}.")
+    evaluation = {key: value for key, value in head.items() if key in OF_EVALUATION}
+    study = Study(Path(str(head["out"])), seeds, evaluation, train, mixtures, reverse, rows)
+    _check(path, study)
+    return study
+
+
+def _row(path: Path, row: dict[str, Any]) -> Row:
+    check(isinstance(row.get("name"), str), f"{path}: every [[row]] needs a name.")
+    given = {key: value for key, value in row.items() if key not in ("name", "prune")}
+    strange = given.keys() - FREE
+    check(
+        not strange,
+        f"{path}: row {row['name']!r} has {', '.join(sorted(strange))}: rows differ in their source, coupling and "
+        "space alone, so that budgets are equal; put it into [train].",
+    )
+    return Row(row["name"], given, row.get("prune", False))
+
+
+def _check(path: Path, study: Study) -> None:
+    """Raise InputError for what the commands would refuse, hours later, and rows that cannot be told apart."""
+    check(len(study.rows) > 0, f"{path}: expected at least one [[row]].")
+    slugs = [slug(row.name) for row in study.rows]
+    same = len(set(slugs) - {"", MIXTURES, REVERSED}) == len(study.rows)
+    check(same, f"{path}: rows need names that differ in their letters and digits, got {', '.join(slugs)}.")
+    evaluate.parse([str(study.out), *words(study.evaluation)]).check()
+    for i, row in enumerate(study.rows):
+        configs.parse(study.arguments(row, 0)).check()
+        name = str(row.options.get("source", "gaussian"))
+        earlier = [other.name for other in study.rows[:i]]
+        there = name in SOURCES or name in study.mixtures or Path(name).is_dir()
+        if name in study.reversed:
+            asked = study.reversed[name].get("row")
+            check(asked in earlier, f"{path}: [reversed.{name}] needs the name of an earlier row, got row = {asked!r}.")
+        else:
+            names = ", ".join([*SOURCES, *study.mixtures, *study.reversed])
+            check(there, f"{path}: expected a source of {row.name!r} among {names} or a run folder, got {name!r}.")
+
+
+def slug(name: str) -> str:
+    """The name of a folder."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def words(options: dict[str, Any]) -> list[str]:
+    """Options as a command line has them."""
+    found: list[str] = []
+    for name, value in options.items():
+        if isinstance(value, bool):
+            found.append(flag(name) if value else flag("no_" + name))
+        else:
+            found += [flag(name), *map(str, value if isinstance(value, list | tuple) else [value])]
+    return found
