@@ -1,12 +1,14 @@
 """Pictures of what flows are worth."""
 
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 
 from jgmm.figures.style import BLUE, GRAY, ORANGE, styled
 
 COLORS = (BLUE, ORANGE, "#2c8a4b", "#8a2c6b", "#b8a200", "#5b5b5b", "#6fa8dc", "#e06666")
+LINES = ("-", "--", "-.", ":")
 SHOWN = ("Fréchet, efficientnet-lite0", "Fréchet, pca", "classifier AUC", "sliced W2")
 
 
@@ -18,11 +20,12 @@ def quality(path: Path, judged: dict[str, dict[str, dict[str, float]]], spread: 
     names = [name for name in SHOWN if name in next(iter(first.values()))]
     figure = Figure(figsize=(3.6 * len(names), 3.2), layout="constrained")
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
-        for (run, rows), color in zip(judged.items(), COLORS * (len(judged) // len(COLORS) + 1), strict=False):
+        for i, (run, rows) in enumerate(judged.items()):
             nfe = [row for row in rows if row.isdigit()]
             values = [rows[row][name] for row in nfe]
             error = [spread[run][row][name] for row in nfe] if spread else None
-            axes.errorbar([int(row) for row in nfe], values, error, marker=".", lw=1, ms=4, color=color, label=run)
+            how: dict[str, Any] = {"color": COLORS[i % len(COLORS)], "ls": LINES[i // len(COLORS) % len(LINES)]}
+            axes.errorbar([int(row) for row in nfe], values, error, marker=".", lw=1, ms=4, label=run, **how)
         axes.axhline(first["real"][name], color=GRAY, ls=":", lw=1)
         axes.set(xscale="log", xlabel="evaluations", title=name)
         if name != "classifier AUC":

@@ -40,6 +40,7 @@ class Study(NamedTuple):
         mixtures: options of `python -m jgmm.fit`, by name.
         reversed: options of `python -m train.reverse`, by name, and the name of the `row` whose flow is reversed.
         rows: what is compared.
+        picture: the names of the rows that the picture shows.
     """
 
     out: Path
@@ -49,6 +50,7 @@ class Study(NamedTuple):
     mixtures: dict[str, dict[str, Any]]
     reversed: dict[str, dict[str, Any]]
     rows: list[Row]
+    picture: list[str]
 
     @property
     def columns(self) -> list[str]:
@@ -92,17 +94,19 @@ def read(path: Path) -> Study:
     tables = all(isinstance(part, dict) for part in parts) and isinstance(given, list)
     each = tables and all(isinstance(one, dict) for one in [*given, *mixtures.values(), *reverse.values()])
     check(each, f"{path}: expected tables {kinds}.")
-    strange = head.keys() - OF_EVALUATION - {"out", "seeds"}
-    check(not strange, f"{path}: [study] has out, seeds, {', '.join(sorted(OF_EVALUATION))}, got {', '.join(strange)}.")
+    known = ["out", "seeds", "picture", *sorted(OF_EVALUATION)]
+    strange = head.keys() - set(known)
+    check(not strange, f"{path}: [study] has {', '.join(known)}, got {', '.join(strange)}.")
     check("out" in head, f"{path}: [study] needs the folder that it writes to, out.")
-    known = {f.name for f in fields(Config)} - FREE - {"seed", "out", "resume", "distributed"}
-    check(train.keys() <= known, f"{path}: [train] cannot have {', '.join(sorted(train.keys() - known))}.")
+    options = {f.name for f in fields(Config)} - FREE - {"seed", "out", "resume", "distributed"}
+    check(train.keys() <= options, f"{path}: [train] cannot have {', '.join(sorted(train.keys() - options))}.")
     rows = [_row(path, row) for row in given]
     seeds = head.get("seeds", [0])
     listed = isinstance(seeds, list) and len(seeds) > 0 and all(isinstance(seed, int) for seed in seeds)
     check(listed, f"{path}: seeds must be a list of integers, got {seeds!r}.")
     evaluation = {key: value for key, value in head.items() if key in OF_EVALUATION}
-    study = Study(Path(str(head["out"])), seeds, evaluation, train, mixtures, reverse, rows)
+    shown = head.get("picture", [row.name for row in rows])
+    study = Study(Path(str(head["out"])), seeds, evaluation, train, mixtures, reverse, rows, shown)
     _check(path, study)
     return study
 
@@ -125,6 +129,9 @@ def _check(path: Path, study: Study) -> None:
     slugs = [slug(row.name) for row in study.rows]
     same = len(set(slugs) - {"", MIXTURES, REVERSED}) == len(study.rows)
     check(same, f"{path}: rows need names that differ in their letters and digits, got {', '.join(slugs)}.")
+    of_rows = {row.name for row in study.rows}
+    known = isinstance(study.picture, list) and set(map(str, study.picture)) <= of_rows
+    check(known, f"{path}: picture must be a list of names of rows, got {study.picture!r}.")
     evaluate.parse([str(study.out), *words(study.evaluation)]).check()
     for i, row in enumerate(study.rows):
         configs.parse(study.arguments(row, 0)).check()

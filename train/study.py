@@ -4,6 +4,7 @@
 out = "runs/study"              # what is there already is not done again
 seeds = [0, 1, 2]
 nfe = [2, 5, 10, 20]            # and other options of python -m train.evaluate
+picture = ["N(0, I), ot"]       # the rows that are drawn [default: all]
 
 [train]                         # options of python -m train, the same for all rows
 preset = "tiny"
@@ -151,7 +152,9 @@ def _write(study: Study) -> None:
 
     table = Table.of(study)
     (study.out / TABLE).write_text("\n".join(table.lines()) + "\n")
-    quality(study.out / PICTURE, table.means, table.spreads)
+    shown = {name: rows for name, rows in table.means.items() if name in study.picture}
+    if shown:
+        quality(study.out / PICTURE, shown, table.spreads)
 
 
 if __name__ == "__main__":

@@ -180,6 +180,7 @@ def test_a_study_that_is_none_is_refused(tmp_path):
         (whole[: whole.index("[[row]]")], "at least one"),
         (whole.replace("[0, 1]", "3"), "seeds must be a list of integers, got 3"),
         ("study = 1", "expected tables"),
+        (whole.replace("seeds = [0, 1]", "picture = [3]"), "picture must be a list of names of rows, got .3."),
         (whole.replace('source = "two"', 'source = "three"'), "among gaussian, mle, two, back or a run folder"),
         (whole.replace('row = "N(0, I), independent"', 'row = "reversed"'), "the name of an earlier row"),
         (whole.replace("nfe = [1]", "nfe = [0]"), "--nfe must be from 1"),
