@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from helpers import random_mixture
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from scipy.optimize import linear_sum_assignment
 
 from jgmm.data import Images
@@ -83,6 +84,21 @@ def test_semidiscrete_gives_every_image_its_share_and_x0_the_law_of_the_source(t
     counts = np.bincount(found.batch.rows, minlength=64)
     assert 0.5 < counts.min() / 64 <= counts.max() / 64 < 1.6
     np.testing.assert_array_equal(found.batch.images, images.pixels[np.asarray(found.batch.rows)])
+
+
+def loss_of(pairs):
+    return ((pairs.x0 - pairs.batch.images) ** 2).mean()
+
+
+def test_every_device_looks_up_its_part_of_the_batch(transported):
+    images, coupling = transported
+    work = []
+    for places in (1, 8):
+        mesh = jax.make_mesh((places,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:places])
+        index = jax.device_put(jnp.zeros(4096, jnp.int32), NamedSharding(mesh, PartitionSpec("data")))
+        loss = jax.jit(lambda keys, index: loss_of(coupling.pairs(keys, data_of(images), index, None, ())))
+        work.append(loss.lower(keys_of(0, jnp.asarray(3)), index).compile().cost_analysis()["flops"])
+    assert work[1] < 0.3 * work[0]
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.shard_alike import shard_alike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from jgmm.data import Images, rescale
@@ -62,8 +63,9 @@ class Semidiscrete(Coupling):
         x0, group = self._drawn(keys.coupling, index.shape[0])
         s = self._scores(self.potential, self._coded(x0), group)
         image = s.argmax(axis=1) if self.epsilon == 0 else jax.random.categorical(keys.flips, s, axis=1)
+        _, image = shard_alike(index, image.astype(index.dtype))  # each device looks up its part of the batch
         n = data.pixels.shape[0]
-        return Pairs(x0, data.chosen((image % n).astype(jnp.int32), image >= n), memory)
+        return Pairs(x0, data.chosen(image % n, image >= n), memory)
 
     def fitted(self) -> "Semidiscrete":
         """The same with its potential; a line a round is printed."""
