@@ -23,11 +23,14 @@ def quality(path: Path, judged: dict[str, dict[str, dict[str, float]]], spread: 
         for i, (run, rows) in enumerate(judged.items()):
             nfe = [row for row in rows if row.isdigit()]
             values = [rows[row][name] for row in nfe]
-            error = [spread[run][row][name] for row in nfe] if spread else None
+            error = [spread[run][row][name] for row in nfe] if spread else []
             how: dict[str, Any] = {"color": COLORS[i % len(COLORS)], "ls": LINES[i // len(COLORS) % len(LINES)]}
-            axes.errorbar([int(row) for row in nfe], values, error, marker=".", lw=1, ms=4, label=run, **how)
+            shown = error if any(error) else None
+            axes.errorbar([int(row) for row in nfe], values, shown, marker=".", lw=1, ms=4, label=run, **how)
         axes.axhline(first["real"][name], color=GRAY, ls=":", lw=1)
         axes.set(xscale="log", xlabel="evaluations", title=name)
+        axes.set_xticks([int(row) for row in nfe], nfe)
+        axes.xaxis.minorticks_off()
         if name != "classifier AUC":
             axes.set_yscale("log")
     handles, labels = axes.get_legend_handles_labels()
