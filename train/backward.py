@@ -1,6 +1,7 @@
 """What `python -m train.reverse` does: images carried back to t = 0, and Gaussians of what they become."""
 
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ from jgmm.encoder.images import encode_images
 from jgmm.encoder.pca import fit_pca
 from jgmm.errors import check
 from jgmm.mixture import GMM
-from jgmm.numerics.devices import convolution_options
+from jgmm.numerics.devices import jit_convolutions
 from jgmm.numerics.distances import squared_distances
 from jgmm.source import unnormalized
 from train import runs, setup
@@ -55,16 +56,18 @@ def make_source(options: Options) -> None:
 
 def carried_back(flow: Flow, images: Images, options: Options) -> Float[np.ndarray, "n p"]:
     """x0 of images: the flow solved from t = 1 to 0. Raises InputError for one that diverges."""
-
-    def back(parameters: nnx.State, space: Encoder, pixels: Array) -> Array:
-        model = nnx.merge(flow.structure, parameters)
-        return solve(lambda t, x: -model(1 - t, x), encode_images(space, pixels), options.solver, options.nfe).x
-
-    carry = jax.jit(back, compiler_options=convolution_options())
+    back = partial(jit_convolutions(_back, "structure", "solver", "nfe"), flow.structure, flow.parameters, flow.space)
     x1 = rescale(images.pixels)
-    x0 = in_parts(lambda part, _: carry(flow.parameters, flow.space, part), x1, options.batch_size)
+    x0 = in_parts(lambda part, _: back(part, options.solver, options.nfe), x1, options.batch_size)
     check(bool(np.isfinite(x0).all()), "the images carried back are not finite: the flow has diverged.")
     return x0.reshape(len(images), -1)
+
+
+def _back(
+    structure: nnx.GraphDef, parameters: nnx.State, space: Encoder, pixels: Array, solver: str, nfe: int
+) -> Array:
+    model = nnx.merge(structure, parameters)
+    return solve(lambda t, x: -model(1 - t, x), encode_images(space, pixels), solver, nfe).x
 
 
 def by_em(codes: Float[np.ndarray, "n d"], images: Images, options: Options) -> tuple[GMM, Int[np.ndarray, " n"]]:

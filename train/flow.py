@@ -16,7 +16,8 @@ from train.sources import NoiseSource
 
 class Flow(NamedTuple):
     """x0 from `source`, along the velocity of the network (structure and parameters, as `nnx.split` gives them), in
-    `space`, to images of `shape`. `classes` is how many labels it knows; 0 for an unconditional flow."""
+    `space`, to images of `shape`. `classes` is how many labels it knows, 0 for an unconditional flow, and `step` how
+    many steps it was trained."""
 
     structure: nnx.GraphDef
     parameters: nnx.State
@@ -24,6 +25,7 @@ class Flow(NamedTuple):
     space: Encoder
     shape: tuple[int, ...]
     classes: int
+    step: int
 
 
 def load(run: Path, parameters: str = "average", step: int | None = None) -> Flow:
@@ -42,4 +44,4 @@ def load(run: Path, parameters: str = "average", step: int | None = None) -> Flo
     with Checkpoints(run, config.keep_last, config.keep_every) as saved:
         state = saved.load(abstract(target, places), step).state
     chosen = state.average if parameters == "average" else state.parameters
-    return Flow(structure, chosen, source, space, shape, classes)
+    return Flow(structure, chosen, source, space, shape, classes, int(state.step))

@@ -14,7 +14,7 @@ from jgmm.commands.options import to_json
 from jgmm.commands.outputs import check_memory, picture
 from jgmm.data import Images, rescale
 from jgmm.errors import InputError, check
-from jgmm.numerics.devices import convolution_options
+from jgmm.numerics.devices import jit_convolutions
 from train import runs, setup
 from train.batches import in_parts, indices, keys_of
 from train.couplings.assignment import assign
@@ -51,7 +51,7 @@ class Judged(NamedTuple):
             evaluations; each with its numbers.
         law: the AUC of x0 as training sees them against x0 as sampling draws them.
         bits: the mean bits per dimension and its standard error, or None.
-        about: the options of the judge and of the run.
+        about: the options of the judge and of the run, and how many steps it was trained.
     """
 
     against: str
@@ -93,7 +93,7 @@ def judge(options: "Options") -> Judged:
     check_memory("--n", n, 8 * (2 + len(options.nfe)) * real[0].size)
     compare = _comparison(options, train.pixels, real)
     x0 = _draws(flow, options, n)
-    about = {"options": to_json(options), "config": config.to_json(), "versions": versions()}
+    about = {"options": to_json(options), "config": config.to_json(), "step": flow.step, "versions": versions()}
     before = _judged_before(options, about)
     if before is None:
         shown = _eight_bit(np.asarray(flow.source.shown(flow.space, jnp.asarray(x0))))
@@ -175,8 +175,7 @@ def _draws(flow: Flow, options: "Options", n: int) -> np.ndarray:
 
 def _made(flow: Flow, x0: np.ndarray, options: "Options", nfe: int) -> np.ndarray:
     """8-bit images from x0, in so many evaluations."""
-    static = ("structure", "solver", "nfe")
-    draw = jax.jit(images, static_argnames=static, compiler_options=convolution_options())
+    draw = jit_convolutions(images, "structure", "solver", "nfe")
 
     def follow(part: jax.Array, first: int) -> jax.Array:
         labels = (first + jnp.arange(len(part), dtype=jnp.int32)) % flow.classes if flow.classes else None

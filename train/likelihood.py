@@ -23,7 +23,7 @@ from jgmm.encoder.images import encode_images
 from jgmm.errors import check
 from jgmm.interpolant.solvers import Scheme, integrate
 from jgmm.metrics.likelihood import to_bits
-from jgmm.numerics.devices import convolution_options
+from jgmm.numerics.devices import jit_convolutions
 from train.batches import in_parts
 from train.flow import Flow
 from train.sampler import Velocity
@@ -83,7 +83,7 @@ def bits_per_dim(
         InputError: For images of another type, and a source without a density.
     """
     check(pixels.dtype == np.uint8, f"bits per dimension are defined for uint8 images, got {pixels.dtype}.")
-    nats = jax.jit(partial(_nats, flow.structure, trace), compiler_options=convolution_options())
+    nats = partial(jit_convolutions(_nats, "structure", "trace"), flow.structure, trace)
     known = (flow.parameters, flow.source, flow.space)
     found = in_parts(lambda part, first: nats(jax.random.fold_in(key, first), known, part), rescale(pixels), batch_size)
     return np.array([to_bits(float(one), flow.shape) for one in found])

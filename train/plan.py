@@ -136,13 +136,13 @@ def _check(path: Path, study: Study) -> None:
     for i, row in enumerate(study.rows):
         configs.parse(study.arguments(row, 0)).check()
         name = str(row.options.get("source", "gaussian"))
-        earlier = [other.name for other in study.rows[:i]]
-        there = name in SOURCES or name in study.mixtures or Path(name).is_dir()
         if name in study.reversed:
+            earlier = [other.name for other in study.rows[:i]]
             asked = study.reversed[name].get("row")
             check(asked in earlier, f"{path}: [reversed.{name}] needs the name of an earlier row, got row = {asked!r}.")
         else:
             names = ", ".join([*SOURCES, *study.mixtures, *study.reversed])
+            there = name in SOURCES or name in study.mixtures or Path(name).is_dir()
             check(there, f"{path}: expected a source of {row.name!r} among {names} or a run folder, got {name!r}.")
 
 

@@ -84,6 +84,7 @@ def _run(options: Options) -> None:
 
     from jgmm.data import is_image
     from jgmm.figures.images import sample_grid, trajectories
+    from jgmm.numerics.devices import jit_convolutions
     from train.flow import load
     from train.sampler import images
 
@@ -100,7 +101,7 @@ def _run(options: Options) -> None:
     key = jax.random.key(options.seed)
     source = _pruned(options, flow, key) if options.prune else flow.source
 
-    draw = jax.jit(images, static_argnames=("structure", "solver", "nfe", "guidance"))
+    draw = jit_convolutions(images, "structure", "solver", "nfe", "guidance")
     how = {"solver": options.solver, "nfe": options.nfe, "guidance": options.guidance}
 
     def follow(x0: Any, first: int, times: Any = None) -> Any:

@@ -1,6 +1,7 @@
 """The device that JAX computes on."""
 
 import os
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -38,3 +39,9 @@ def convolution_options() -> dict[str, Any]:
     except jax.errors.JaxRuntimeError:
         return {}
     return options
+
+
+@cache
+def jit_convolutions(f: Callable, *static: str) -> Callable:
+    """A function of a module as a program with these options and static arguments, made once."""
+    return jax.jit(f, static_argnames=static, compiler_options=convolution_options())

@@ -59,6 +59,12 @@ def test_judging(trained, capsys):
     assert list(more.rows) == ["real", "x0", "1", "2", "4"]
     assert more.rows["2"] == found.rows["2"]
     assert more.about["options"]["nfe"] == [1, 2, 4]
+    written = trained / "evaluation" / "evaluation.json"
+    written.write_text(written.read_text().replace('"step": 4', '"step": 3'))  # before the training went on
+    assert run(evaluate.main, trained, *FAST) == 0
+    again = judging.read(trained / "evaluation")
+    assert list(again.rows) == ["real", "x0", "1", "2"]
+    assert again.about["step"] == 4
 
 
 @pytest.mark.slow

@@ -1,10 +1,6 @@
 """Whether a small convolutional network can tell two sets of images apart: a classifier two-sample test (Lopez-Paz and
 Oquab, arXiv 1610.06545)."""
 
-from collections.abc import Callable
-from functools import cache
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +10,7 @@ from jaxtyping import Array, Float
 from scipy.ndimage import uniform_filter
 
 from jgmm.errors import check
-from jgmm.numerics.devices import convolution_options
+from jgmm.numerics.devices import jit_convolutions
 from train.batches import in_parts, indices
 
 CHANNELS, STEPS, BATCH, RATE, DECAY = (32, 64, 128), 400, 128, 3e-3, 1e-2
@@ -58,7 +54,7 @@ def auc(a: Float[np.ndarray, "n h w c"], b: Float[np.ndarray, "n h w c"], seed: 
     seen, asked = (seen - middle) / spread, (asked - middle) / spread
     structure, parameters = nnx.split(Judge(seen.shape[3], nnx.Rngs(seed)))
     state, labels = OPTIMIZER.init(parameters), np.repeat([1.0, 0.0], half).astype(np.float32)
-    advance, logits = _programs()
+    advance, logits = jit_convolutions(_step, "structure"), jit_convolutions(_logits, "structure")
     for i in range(STEPS):
         rows = indices(seed, i, 2 * half, BATCH)
         parameters, state = advance(structure, parameters, state, jnp.asarray(seen[rows]), jnp.asarray(labels[rows]))
@@ -86,10 +82,3 @@ def _step(
 
     updates, state = OPTIMIZER.update(jax.grad(loss)(parameters), state, parameters)
     return optax.apply_updates(parameters, updates), state
-
-
-@cache
-def _programs() -> tuple[Callable, Callable]:
-    """A step and the logits, compiled once for all that is judged."""
-    how: dict[str, Any] = {"static_argnames": "structure", "compiler_options": convolution_options()}
-    return jax.jit(_step, **how), jax.jit(_logits, **how)

@@ -6,7 +6,6 @@ Numbers taken in its features bear its name: they are no FID, which is defined b
 """
 
 import importlib.util
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from jaxtyping import Array, Float
 from jgmm.checkpoint.files import digest_of_file
 from jgmm.convert.tensors import read_tensors
 from jgmm.errors import InputError, check
-from jgmm.numerics.devices import convolution_options
+from jgmm.numerics.devices import jit_convolutions
 from jgmm.numerics.linalg import matmul
 from train.batches import in_parts
 
@@ -54,21 +53,15 @@ def weights() -> Weights:
 
 def features(pixels: np.ndarray) -> np.ndarray:
     """The last features [N, 1280] of 8-bit images [N, H, W, 1 or 3], enlarged to 96 pixels, mean over their places."""
-    known, run = weights(), compiled(_of_enlarged)
+    known, run = weights(), jit_convolutions(_of_enlarged)
     return in_parts(lambda part, _: run(known, part), pixels, ROWS)
 
 
 def logits(pixels: np.ndarray) -> np.ndarray:
     """The logits [N, 1000] of ImageNet's classes, of square 8-bit images [N, H, H, 3] as large as they are."""
     known = weights()
-    x = compiled(_last)(known, jnp.asarray(pixels, jnp.float32))
+    x = jit_convolutions(_last)(known, jnp.asarray(pixels, jnp.float32))
     return np.asarray(x @ known["_fc.weight"].T + known["_fc.bias"][None])
-
-
-@cache
-def compiled(f: Callable) -> Callable:
-    """A function as a program, once."""
-    return jax.jit(f, compiler_options=convolution_options())
 
 
 def _of_enlarged(known: Weights, pixels: Array) -> Float[Array, "n 1280"]:

@@ -20,7 +20,7 @@ from jgmm.checkpoint.files import digest_of_file, read_arrays, write_arrays
 from jgmm.commands import cli
 from jgmm.convert.tensors import read_tensors
 from jgmm.errors import InputError, check
-from jgmm.numerics.devices import convolution_options
+from jgmm.numerics.devices import jit_convolutions
 from train.batches import in_parts
 from train.metrics.features import Features
 
@@ -61,7 +61,7 @@ def features_of(path: Path) -> Features:
     check(isinstance(found, dict) and SOURCE in found, f"{path} was not made by {PROG}, which says what it is of.")
     _known(path, bytes(found.pop(SOURCE)).hex())
     weights = {name: jnp.asarray(array) for name, array in found.items()}
-    run = jax.jit(_features, compiler_options=convolution_options())
+    run = jit_convolutions(_features)
     return lambda pixels: in_parts(lambda part, _: run(weights, part), pixels, ROWS)
 
 
