@@ -105,7 +105,7 @@ def build(config: Config, images: Images, base: Base, kept: dict[str, np.ndarray
     for option in fields(Config):
         useless = option.name in OPTIONS and option.name not in coupling.options
         same = not useless or getattr(config, option.name) == option.default
-        check(same, f"{flag(option.name)} is of another coupling, got --coupling {config.coupling}.")
+        check(same, f"{flag(option.name)} is no option of --coupling {config.coupling}: leave it out.")
     if not coupling.kept:
         return coupling
     if kept is None:
