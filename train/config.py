@@ -3,7 +3,9 @@
 The default is the CIFAR-10 recipe of torchcfm (`examples/images/cifar10`): Adam at 2e-4 with 5,000 steps of warm-up,
 batches of 128, 400,000 steps, horizontal flips, an average of the parameters with decay 0.9999, t uniform. With N(0, I)
 and a minibatch assignment (`--coupling ot`) it is published to reach an FID of 4.40 at 100 Euler steps (arXiv
-2512.18184, table 2); jgmm has not measured it. `--preset tiny` runs the same code on a CPU in minutes.
+2512.18184, table 2); jgmm has not measured it. `--preset tiny` runs the same code on a CPU in minutes, and
+`--preset reversed` trains from a source of `python -m train.reverse` with the coupling that has been best with it
+(docs/judging.md).
 """
 
 from collections.abc import Sequence
@@ -24,7 +26,7 @@ PROG = "python -m train"
 class Config:
     """Train a flow from a source to images."""
 
-    preset: Literal["cifar10", "tiny"] = "cifar10"
+    preset: Literal["cifar10", "tiny", "reversed"] = "cifar10"
     """The named set of defaults for all options that follow."""
     out: Path | None = None
     """The run folder [default: runs/flow-<dataset>-<source>-<coupling>, and the space and preset if not default]."""
@@ -53,7 +55,8 @@ class Config:
     """The probability that a label is withheld, so that samples can be guided."""
 
     source: str = "gaussian"
-    """The source of x0: gaussian, mle (one Gaussian fitted to the images), or a run folder of jgmm.fit."""
+    """The source of x0: gaussian, mle (one Gaussian fitted to the images), a run folder of jgmm.fit, or a folder of
+    train.reverse."""
     norm_align: bool = False
     """Scale x0 to the mean norm of the images."""
     coupling: Annotated[str, one_of(COUPLINGS)] = "independent"
@@ -160,6 +163,10 @@ class Config:
             check_number(flag(name), getattr(self, name), least=0, open_ends=True)
         check_seed("--seed", self.seed)
         check_one_source(self)
+        check(
+            self.source != "",
+            f"--preset {self.preset} needs --source SOURCE, the folder of python -m train.reverse RUN --out SOURCE.",
+        )
         for name in ("steps", "log_every", "save_every", "sample_every"):
             fits = getattr(self, name) % self.unroll == 0
             check(fits, f"{flag(name)} {getattr(self, name)} must be a multiple of --unroll {self.unroll}.")
@@ -238,7 +245,8 @@ TINY = Config(
     save_every=500,
     sample_every=500,
 )
-PRESETS = {"cifar10": Config(), "tiny": TINY}
+REVERSED = Config(preset="reversed", source="", coupling="semidiscrete", cost_axes=128)
+PRESETS = {"cifar10": Config(), "tiny": TINY, "reversed": REVERSED}
 
 
 def parse(args: Sequence[str]) -> Config:
