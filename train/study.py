@@ -107,7 +107,8 @@ def _reverse(study: Study, name: str, seed: int, place: list[str], folder: Path)
 
 def _one(study: Study, row: Row, seed: int, data: list[str], place: str) -> None:
     """Train, or go on, and judge, unless that was done."""
-    from train import judging, runs
+    from train import runs
+    from train.table import numbers
 
     folder, given = study.folder(row, seed), study.arguments(row, seed)
     if (folder / "config.json").exists():
@@ -121,14 +122,13 @@ def _one(study: Study, row: Row, seed: int, data: list[str], place: str) -> None
             "another out, or delete it.",
         )
         given = ["--resume", "--out", str(folder)]
-    judged = study.judged(row, seed)
-    if (judged / judging.SUMMARY).exists() and judging.read(judged).rows.keys() >= set(study.columns):
+    if numbers(study, row, seed) is not None:
         return
     source = study.source(row, seed)
     if isinstance(source, Path) and row.options["source"] in study.reversed:
         _reverse(study, row.options["source"], seed, data, source)
     _run(f"{place}, training", "train", [*given, *data], folder)
-    how = study.evaluation | {"prune": row.prune, "seed": seed, "out": judged}
+    how = study.evaluation | {"prune": row.prune, "seed": seed, "out": study.judged(row, seed)}
     _run(f"{place}, judging", "train.evaluate", [str(folder), *words(how), *data], folder)
 
 

@@ -28,8 +28,7 @@ class Table(NamedTuple):
         """Of all that has been judged. Raises InputError for numbers of different budgets."""
         found = cls({}, {}, {}, {})
         for row in study.rows:
-            folders = [study.judged(row, seed) for seed in study.seeds]
-            judged = [judging.read(folder) for folder in folders if (folder / judging.SUMMARY).exists()]
+            judged = [one for seed in study.seeds if (one := numbers(study, row, seed)) is not None]
             if not judged:
                 continue
             for one in judged:
@@ -59,10 +58,17 @@ class Table(NamedTuple):
         return f"{mean} ± {self.spreads[name][column][metric]:.2g}" if self.seeds[name] > 1 else mean
 
 
+def numbers(study: Study, row: Row, seed: int) -> judging.Judged | None:
+    """What a row was judged by, once that is all that the study asks for."""
+    folder = study.judged(row, seed)
+    found = judging.read(folder) if (folder / judging.SUMMARY).exists() else None
+    return found if found is not None and found.rows.keys() >= set(study.columns) else None
+
+
 def _check_alike(study: Study, about: dict[str, Any], row: Row) -> None:
     there = about.get("options", {})
     for key, value in (study.evaluation | {"prune": row.prune}).items():
-        same = set(value) <= set(there.get("nfe", ())) if key == "nfe" else there.get(key) == value
+        same = key == "nfe" or there.get(key) == value
         check(same, f"{row.name} was judged with another {flag(key)}, {there.get(key)}: delete its evaluation.")
 
 

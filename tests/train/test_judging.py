@@ -167,6 +167,12 @@ def test_a_study_goes_on_and_refuses_other_budgets(tmp_path, capsys, monkeypatch
     assert "training" in capsys.readouterr().out
     assert (out / "two-component" / "seed-1" / "evaluation" / "evaluation.json").stat().st_mtime_ns == before
     assert (out / "table.md").read_text() == table
+    # More numbers of evaluations are judged row by row, and the others wait for the table without stopping it.
+    file.write_text(STUDY.format(out=out, steps=4).replace("nfe = [1]", "nfe = [1, 2]", 1))
+    assert run(study.main, file) == 0
+    extended = (out / "table.md").read_text().splitlines()
+    assert all(any(line.startswith(row) for line in extended) for row in table.splitlines() if row.startswith("| "))
+    assert any(line.endswith("| x0 | 1 | 2 |") for line in extended)
     file.write_text(STUDY.format(out=out, steps=6))
     assert run(study.main, file) == 2
     assert "was trained with another --steps: runs of different budgets" in capsys.readouterr().err
