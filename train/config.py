@@ -165,7 +165,7 @@ class Config:
         check_one_source(self)
         check(
             self.source != "",
-            f"--preset {self.preset} needs --source SOURCE, the folder of python -m train.reverse RUN --out SOURCE.",
+            "--source is empty: --preset reversed needs SOURCE of python -m train.reverse RUN --out SOURCE.",
         )
         for name in ("steps", "log_every", "save_every", "sample_every"):
             fits = getattr(self, name) % self.unroll == 0

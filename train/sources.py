@@ -199,7 +199,8 @@ def fitted(config: Config, images: Images, space: Encoder) -> Mixture:
     """The mixture of a run folder. Raises InputError for images of another shape, and one computed in float64."""
     check(
         Path(config.source).is_dir(),
-        f"--source expects {', '.join(SOURCES)} or a run folder of jgmm.fit, got {config.source!r}, which is none.",
+        f"--source expects {', '.join(SOURCES)} or a run folder of jgmm.fit or train.reverse, got {config.source!r}, "
+        "which is none.",
     )
     run = read_config(config.source)
     theirs = run["model"]

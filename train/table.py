@@ -68,8 +68,10 @@ def numbers(study: Study, row: Row, seed: int) -> judging.Judged | None:
 def _check_alike(study: Study, about: dict[str, Any], row: Row) -> None:
     there = about.get("options", {})
     for key, value in (study.evaluation | {"prune": row.prune}).items():
-        same = key == "nfe" or there.get(key) == value
-        check(same, f"{row.name} was judged with another {flag(key)}, {there.get(key)}: delete its evaluation.")
+        check(
+            key == "nfe" or there.get(key) == value,
+            f"{row.name} was judged with another {flag(key)}, {there.get(key)}: delete its evaluation.",
+        )
 
 
 def _over(rows: list[dict], of: Callable[[list[float]], float]) -> dict[str, dict[str, float]]:

@@ -286,7 +286,7 @@ def test_bad_input_is_refused(whole, tmp_path, capsys):
         assert message in " ".join(capsys.readouterr().err.split()), args
         assert not (tmp_path / "new").exists()
     assert run(command.main, "--preset", "reversed", "--out", tmp_path / "new") == 2
-    assert "--preset reversed needs --source SOURCE" in capsys.readouterr().err
+    assert "--source is empty: --preset reversed needs SOURCE" in capsys.readouterr().err
     assert run(command.main, "--resume", "--out", whole, "--learning-rate", "0.1") == 2
     assert "--learning-rate differs" in capsys.readouterr().err
     assert run(command.main, "--resume", "--out", tmp_path / "none") == 2
