@@ -91,6 +91,9 @@ class Config:
     """The dropout rate of the residual blocks."""
     time_scale: float = 1.0
     """The factor of t in its cosine embedding."""
+    init_from: Path | None = None
+    """A run folder of `python -m train` whose averaged parameters the network begins with, in the place of random
+    ones."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """The floating-point type of the computation; parameters are float32."""
     remat: bool = False
@@ -199,7 +202,7 @@ class Config:
         check(not strange, f"the run has options that this version does not know: {', '.join(strange)}.")
         values = {"pixels": "raw", **values}  # as versions before this option took them
         typed: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
-        paths = {n: Path(typed[n]) for n in ("out", "data", "data_dir") if typed.get(n) is not None}
+        paths = {n: Path(typed[n]) for n in ("out", "data", "data_dir", "init_from") if typed.get(n) is not None}
         return replace(PRESETS[values.get("preset", "cifar10")], **(typed | paths))
 
     def difference(self, other: "Config") -> str | None:

@@ -19,7 +19,7 @@ from jgmm.figures.images import sample_grid
 from jgmm.figures.style import tile
 from jgmm.numerics import sharding
 from jgmm.numerics.devices import convolution_options
-from train import runs
+from train import flow, runs
 from train import setup as setups
 from train import step as steps
 from train.batches import indices
@@ -53,9 +53,10 @@ def _train(config: Config) -> int:
     _check_batch(config.batch_size, config.accumulate)
     if not config.resume:
         check_free(config.run_folder, "go on with --resume, or choose another --out")
-    setup = setups.build(config)
+    initial, setup = _initial(config), setups.build(config)
     config, data = setup.config, setup.images
     model = setups.network(config, data.shape, setup.classes)
+    nnx.update(model, initial)
     print(f"{data.name}: {len(data):,} images of {data.shape} from {data.location}")
     where = f"{jax.device_count()} device(s), {jax.devices()[0].device_kind}, of {jax.process_count()} process(es)"
     print(f"{n_parameters(model):,} parameters; {where}")
@@ -65,6 +66,17 @@ def _train(config: Config) -> int:
         _Training(setup, model, saved).run(stop)
     print(f"run: {config.run_folder}")
     return stop.asked
+
+
+def _initial(config: Config) -> nnx.State:
+    """The parameters to begin with in the place of random ones: those of --init-from before the first checkpoint, and
+    otherwise none."""
+    if config.resume:
+        with Checkpoints(config.run_folder) as saved:
+            begun = bool(saved.steps)
+    else:
+        begun = False
+    return nnx.State({}) if begun or config.init_from is None else flow.load(config.init_from).parameters
 
 
 def _check_batch(batch_size: int, accumulate: int) -> None:

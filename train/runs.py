@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jgmm.checkpoint.files import read_arrays, read_json, reading, versions, write_arrays, write_json
+from jgmm.commands.options import flag
 from jgmm.data import Images
 from jgmm.errors import check
 from train import base
@@ -17,6 +18,8 @@ from train.couplings.base import Coupling
 
 CONFIG, COUPLING = "config.json", "coupling.npz"
 KIND = "jgmm.flow"
+# Options that say which function the parameters of a network are of.
+FUNCTION = ("base", "multipliers", "blocks", "attention", "head_channels", "time_scale", "space", "zca_epsilon")
 # Trainings before this format had no seals and named none.
 FORMAT = 3
 
@@ -102,3 +105,17 @@ def check_same_data(folder: Path, images: Images) -> None:
     """Raise InputError unless these are the images that a run was trained on."""
     same = images.sha256 == read(folder)["data_sha256"]
     check(same, f"{images.location} does not hold the data that {folder} was trained on.")
+
+
+def check_same_network(folder: Path, config: Config, shape: tuple[int, ...], classes: int) -> None:
+    """Raise InputError unless the network of a training, in its space, is that of these options and images."""
+    content = read(folder)
+    there = config_of(folder, content)
+    for name in FUNCTION:
+        mine, other = getattr(config, name), getattr(there, name)
+        check(mine == other, f"--init-from {folder} was trained with {flag(name)} {other}, and here it is {mine}.")
+    known = tuple(content["shape"]), content["classes"]
+    check(
+        known == (shape, classes),
+        f"--init-from {folder} is of images {known[0]} with {known[1]} classes, expected {shape} with {classes}.",
+    )

@@ -84,6 +84,8 @@ def build(config: Config) -> Setup:
         content = runs.read(config.run_folder)
         start, kept = runs.kept_base(config.run_folder, content), runs.kept_coupling(config.run_folder, content)
     else:
+        if config.init_from is not None:
+            runs.check_same_network(config.init_from, config, images.shape, classes)
         start, kept = base.build(config, images), None
     coupling = couplings.build(config, images, start, kept)
     check(

@@ -30,7 +30,7 @@ from jgmm.mixture import GMM
 from jgmm.numerics import sharding
 from jgmm.source import Source
 from train import __main__ as command
-from train import batches, config, runs, sample, setup
+from train import batches, config, flow, runs, sample, setup
 from train import step as steps
 from train.checkpoints import Checkpoints, abstract
 from train.log import Log
@@ -97,6 +97,24 @@ def test_a_run_folder_holds_everything(whole):
         assert saved.steps == [8, 12]
     assert imread(whole / "samples-0000012.png").std() > 0.05
     assert any((whole / "tensorboard").iterdir())
+
+
+def test_a_training_begins_with_the_averaged_parameters_of_another(whole, tmp_path, capsys):
+    """The first step of the warm-up has the learning rate 0. A training without a checkpoint begins so again."""
+    folder, asked = tmp_path / "after", [*SMALL, "--init-from", whole, "--steps", 1]
+    assert run(command.main, *asked, "--base", 16, "--out", folder) == 2
+    assert "was trained with --base 8, and here it is 16" in capsys.readouterr().err
+    assert run(command.main, *asked, "--conditional", "--out", folder) == 2
+    assert "(8, 8, 1) with 0 classes, expected (8, 8, 1) with 10" in capsys.readouterr().err
+    assert not folder.exists()
+    assert run(command.main, *asked, "--out", folder) == 0
+    average = jax.tree.leaves(flow.load(whole).parameters)
+    for a, b in zip(jax.tree.leaves(flow.load(folder, "last").parameters), average, strict=True):
+        np.testing.assert_array_equal(a, b)
+    shutil.rmtree(folder / "checkpoints")
+    assert run(command.main, "--resume", "--steps", 1, "--out", folder) == 0
+    for a, b in zip(jax.tree.leaves(flow.load(folder, "last").parameters), average, strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.slow
