@@ -17,6 +17,7 @@ from jgmm.errors import InputError, check
 from jgmm.numerics.devices import jit_convolutions
 from train import runs, setup
 from train.batches import in_parts, indices, keys_of
+from train.config import Config
 from train.couplings.assignment import assign
 from train.evaluate import PROG
 from train.figures import quality
@@ -117,7 +118,7 @@ def _judged_before(options: "Options", about: dict[str, Any]) -> Judged | None:
 
     def compared(about: dict[str, Any]) -> dict[str, Any]:
         asked = {name: value for name, value in about.get("options", {}).items() if name not in FREE}
-        config = about.get("config", {}) | {"data_dir": None, "out": None}
+        config = Config.from_json(about.get("config", {})).to_json() | {"data_dir": None, "out": None}
         return json.loads(json.dumps(about | {"options": asked, "config": config}))
 
     if compared(found.about) != compared(about):
