@@ -4,8 +4,8 @@ The default is the CIFAR-10 recipe of torchcfm (`examples/images/cifar10`): Adam
 batches of 128, 400,000 steps, horizontal flips, an average of the parameters with decay 0.9999, t uniform. With N(0, I)
 and a minibatch assignment (`--coupling ot`) it is published to reach an FID of 4.40 at 100 Euler steps (arXiv
 2512.18184, table 2); jgmm has not measured it. `--preset tiny` runs the same code on a CPU in minutes, and
-`--preset reversed` trains from a source of `python -m train.reverse` with the coupling that has been best with it
-(docs/judging.md).
+`--preset reversed` trains from a source of `python -m train.reverse` with the coupling that has been best with it, and
+is better still with `--init-from` the flow that the source was made with (docs/judging.md).
 """
 
 from collections.abc import Sequence

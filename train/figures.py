@@ -18,6 +18,7 @@ def quality(path: Path, judged: dict[str, dict[str, dict[str, float]]], spread: 
     Dotted: real images against others. `spread` has the standard deviations of the same."""
     first = next(iter(judged.values()))
     names = [name for name in SHOWN if name in next(iter(first.values()))]
+    ticks = sorted({int(row) for rows in judged.values() for row in rows if row.isdigit()})
     figure = Figure(figsize=(3.6 * len(names), 3.2), layout="constrained")
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
         for i, (run, rows) in enumerate(judged.items()):
@@ -29,7 +30,7 @@ def quality(path: Path, judged: dict[str, dict[str, dict[str, float]]], spread: 
             axes.errorbar([int(row) for row in nfe], values, shown, marker=".", lw=1, ms=4, label=run, **how)
         axes.axhline(first["real"][name], color=GRAY, ls=":", lw=1)
         axes.set(xscale="log", xlabel="evaluations", title=name)
-        axes.set_xticks([int(row) for row in nfe], nfe)
+        axes.set_xticks(ticks, map(str, ticks))
         axes.xaxis.minorticks_off()
         if name != "classifier AUC":
             axes.set_yscale("log")

@@ -36,8 +36,8 @@ class Table(NamedTuple):
             found.seeds[row.name] = len(judged)
             found.laws[row.name] = fmean(one.law for one in judged)
             rows = [{name: one.rows[name] for name in study.columns} for one in judged]
-            found.means[row.name] = _over(rows, fmean)
-            found.spreads[row.name] = _over(rows, lambda x: stdev(x) if len(x) > 1 else 0.0)
+            found.means[row.name] = over(rows, fmean)
+            found.spreads[row.name] = over(rows, lambda x: stdev(x) if len(x) > 1 else 0.0)
         return found
 
     def lines(self) -> Iterator[str]:
@@ -74,6 +74,7 @@ def _check_alike(study: Study, about: dict[str, Any], row: Row) -> None:
         )
 
 
-def _over(rows: list[dict], of: Callable[[list[float]], float]) -> dict[str, dict[str, float]]:
+def over(rows: list[dict], of: Callable[[list[float]], float]) -> dict[str, dict[str, float]]:
+    """A number of every metric of every row."""
     names = rows[0]
     return {name: {m: of([one[name][m] for one in rows]) for m in names[name]} for name in names}
