@@ -71,12 +71,13 @@ def _train(config: Config) -> int:
 def _initial(config: Config) -> nnx.State:
     """The parameters to begin with in the place of random ones: those of --init-from before the first checkpoint, and
     otherwise none."""
+    if config.init_from is None:
+        return nnx.State({})
     if config.resume:
         with Checkpoints(config.run_folder) as saved:
-            begun = bool(saved.steps)
-    else:
-        begun = False
-    return nnx.State({}) if begun or config.init_from is None else flow.load(config.init_from).parameters
+            if saved.steps:
+                return nnx.State({})
+    return flow.load(config.init_from).parameters
 
 
 def _check_batch(batch_size: int, accumulate: int) -> None:

@@ -26,25 +26,33 @@ class Table(NamedTuple):
     @classmethod
     def of(cls, study: Study) -> "Table":
         """Of all that has been judged. Raises InputError for numbers of different budgets."""
-        found = cls({}, {}, {}, {})
+        judged: dict[str, list[judging.Judged]] = {}
         for row in study.rows:
-            judged = [one for seed in study.seeds if (one := numbers(study, row, seed)) is not None]
-            if not judged:
-                continue
-            for one in judged:
+            found = [one for seed in study.seeds if (one := numbers(study, row, seed)) is not None]
+            for one in found:
                 _check_alike(study, one.about, row)
-            found.seeds[row.name] = len(judged)
-            found.laws[row.name] = fmean(one.law for one in judged)
-            rows = [{name: one.rows[name] for name in study.columns} for one in judged]
-            found.means[row.name] = over(rows, fmean)
-            found.spreads[row.name] = over(rows, lambda x: stdev(x) if len(x) > 1 else 0.0)
+            if found:
+                judged[row.name] = [one._replace(rows={c: one.rows[c] for c in study.columns}) for one in found]
+        return cls.over(judged)
+
+    @classmethod
+    def over(cls, judged: dict[str, list[judging.Judged]]) -> "Table":
+        """Of rows by their names, each with what was judged of its seeds; without what not all seeds of a row have."""
+        found = cls({}, {}, {}, {})
+        for name, seeds in judged.items():
+            columns = [c for c in seeds[0].rows if all(c in one.rows for one in seeds)]
+            rows = [{c: one.rows[c] for c in columns} for one in seeds]
+            found.seeds[name] = len(seeds)
+            found.laws[name] = fmean(one.law for one in seeds)
+            found.means[name] = _over(rows, fmean)
+            found.spreads[name] = _over(rows, lambda x: stdev(x) if len(x) > 1 else 0.0)
         return found
 
     def lines(self) -> Iterator[str]:
         """As Markdown, a table a metric."""
         first = next(iter(self.means.values()))
+        columns = ["x0", *sorted({c for rows in self.means.values() for c in rows if c.isdigit()}, key=int)]
         for metric in next(iter(first.values())):
-            columns = [column for column in first if column != "real"]
             yield f"**{metric}** (real against other real images: {first['real'][metric]:.4g})\n"
             yield "| source and coupling | seeds | law of x0 | " + " | ".join(columns) + " |"
             yield "|---|---|---|" + "---|" * len(columns)
@@ -54,6 +62,8 @@ class Table(NamedTuple):
             yield ""
 
     def _cell(self, name: str, column: str, metric: str) -> str:
+        if column not in self.means[name]:
+            return ""
         mean = f"{self.means[name][column][metric]:.4g}"
         return f"{mean} ± {self.spreads[name][column][metric]:.2g}" if self.seeds[name] > 1 else mean
 
@@ -74,7 +84,6 @@ def _check_alike(study: Study, about: dict[str, Any], row: Row) -> None:
         )
 
 
-def over(rows: list[dict], of: Callable[[list[float]], float]) -> dict[str, dict[str, float]]:
-    """A number of every metric of every row."""
+def _over(rows: list[dict], of: Callable[[list[float]], float]) -> dict[str, dict[str, float]]:
     names = rows[0]
     return {name: {m: of([one[name][m] for one in rows]) for m in names[name]} for name in names}
