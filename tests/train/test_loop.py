@@ -301,8 +301,10 @@ def test_bad_input_is_refused(whole, tmp_path, capsys):
         assert run(command.main, *small, "--out", tmp_path / "new", *args) == 2, args
         assert message in " ".join(capsys.readouterr().err.split()), args
         assert not (tmp_path / "new").exists()
-    assert run(command.main, "--preset", "reversed", "--out", tmp_path / "new") == 2
-    assert "--source is empty: --preset reversed needs SOURCE" in capsys.readouterr().err
+    for preset, maker in (("reversed", "train.reverse"), ("product", "jgmm.fit --blocks 4")):
+        assert run(command.main, "--preset", preset, "--out", tmp_path / "new") == 2
+        wanted = f"--source is empty: --preset {preset} needs SOURCE of python -m {maker}"
+        assert wanted in " ".join(capsys.readouterr().err.split())
     assert run(command.main, "--resume", "--out", whole, "--learning-rate", "0.1") == 2
     assert "--learning-rate differs" in capsys.readouterr().err
     assert run(command.main, "--resume", "--out", tmp_path / "none") == 2
