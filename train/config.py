@@ -167,7 +167,11 @@ class Config:
             check_number(flag(name), getattr(self, name), least=0, open_ends=True)
         check_seed("--seed", self.seed)
         check_one_source(self)
-        check(self.source != "", f"--source is empty: {SOURCES_OF.get(self.preset, 'name one, or leave it out')}.")
+        check(
+            self.source != "",
+            "--source is empty: --preset product needs one of python -m jgmm.fit --blocks 4 --k 50 --out SOURCE, and "
+            "--preset reversed one of python -m train.reverse RUN --out SOURCE.",
+        )
         for name in ("steps", "log_every", "save_every", "sample_every"):
             fits = getattr(self, name) % self.unroll == 0
             check(fits, f"{flag(name)} {getattr(self, name)} must be a multiple of --unroll {self.unroll}.")
@@ -250,11 +254,6 @@ REVERSED = Config(preset="reversed", source="", coupling="semidiscrete", cost_ax
 # 0.4 is as much of the variance at 32 x 32 as 0.1, which was measured, is at 16 x 16.
 PRODUCT = replace(REVERSED, preset="product", space="zca", zca_epsilon=0.4)
 PRESETS = {"cifar10": Config(), "tiny": TINY, "product": PRODUCT, "reversed": REVERSED}
-# What a preset without a source of its own asks for.
-SOURCES_OF = {
-    "product": "--preset product needs SOURCE of python -m jgmm.fit --blocks 4 --k 50 --out SOURCE",
-    "reversed": "--preset reversed needs SOURCE of python -m train.reverse RUN --out SOURCE",
-}
 
 
 def parse(args: Sequence[str]) -> Config:
