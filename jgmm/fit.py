@@ -11,10 +11,15 @@ from jgmm.commands.options import Options
 PROG = "python -m jgmm.fit"
 
 
+def parse(args: Sequence[str] | None, default: Options | None = None) -> Options:
+    """The options of a command line; those not given are `default`'s."""
+    return cli.parse(Options, prog=PROG, args=args, default=default)
+
+
 def main(args: Sequence[str] | None = None) -> None:
     """Parse the options, those of the interrupted run first when resuming, and fit."""
     args = sys.argv[1:] if args is None else args
-    options = cli.parse(Options, prog=PROG, args=args)
+    options = parse(args)
     options.check()
 
     import jax
@@ -34,7 +39,7 @@ def main(args: Sequence[str] | None = None) -> None:
         if options.resume:
             kept = fitting.options_to_resume(options.run_folder)
             # Parsed again with the options of the run as defaults, a flag that is given and differs shows.
-            options = fitting.check_resumed(kept, cli.parse(Options, prog=PROG, args=args, default=kept))
+            options = fitting.check_resumed(kept, parse(args, default=kept))
             options.check()
         jax.config.update("jax_enable_x64", options.dtype == "float64")
         one = options.blocks is not None and options.mesh is None  # on which products of block mixtures are fitted

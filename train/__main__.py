@@ -12,7 +12,8 @@ def main(args: Sequence[str] | None = None) -> None:
     """Parse the options, those of the interrupted run first when resuming, and train."""
     args = sys.argv[1:] if args is None else args
     options = config.parse(args)
-    options.check()
+    if not options.resume:
+        options.check()
 
     from jgmm.numerics import processes
 

@@ -10,6 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from jgmm.checkpoint.models import check_new, save_run
+from jgmm.commands.options import to_json
 from jgmm.data import Images, rescale, to_features
 from jgmm.em.fitting import fit_em
 from jgmm.em.initializers import kmeans
@@ -48,6 +49,7 @@ def make_source(options: Options) -> None:
     codes = np.asarray(encoder.encode(jnp.asarray(x0)))
     gmm, labels = METHODS[options.method](codes, both, options)
     about = {"space": config.space, "zca_epsilon": config.zca_epsilon, "data_sha256": images.sha256}
+    about |= {"options": to_json(options)}
     kept = labels.astype(np.int32).reshape(-1, len(images))
     options.out.mkdir(parents=True, exist_ok=True)
     save_run(options.out, unnormalized(gmm, encoder, images.shape), {"reversed": about}, {"labels.npy": kept})
@@ -79,10 +81,11 @@ def by_em(codes: Float[np.ndarray, "n d"], images: Images, options: Options) -> 
 def by_moments(codes: Float[np.ndarray, "n d"], images: Images, options: Options) -> tuple[GMM, Int[np.ndarray, " n"]]:
     """Clusters of images, with the moments of the codes of each, and the cluster of each image:
 
-    (n_k S_k + n_0 S) / (n_k + n_0) are the variances, S those of all clusters together and n_0 the shrinkage.
+    (n_k S_k + n_0 S) / (n_k + n_0) are the variances, S those of all clusters together and n_0 the shrinkage. Raises
+    InputError where some are 0.
     """
     rows = to_features(images.pixels)
-    where = fit_pca(rows, min(COMPONENTS, rows.shape[1]))[0].encode(jnp.asarray(rows))
+    where = fit_pca(rows, min(COMPONENTS, *rows.shape))[0].encode(jnp.asarray(rows))
     centers = kmeans(jax.random.key(options.seed), where, options.k, jnp.ones(where.shape[1]))
     nearest = np.asarray(squared_distances(centers, jnp.ones((1, 1)))(where).argmin(axis=1))
     there, labels, count = np.unique(nearest, return_inverse=True, return_counts=True)  # clusters may be empty
@@ -90,7 +93,13 @@ def by_moments(codes: Float[np.ndarray, "n d"], images: Images, options: Options
     spread = np.stack([codes[labels == k].var(axis=0) for k in range(len(there))])
     together = np.average(spread, axis=0, weights=count)
     share = (count / (count + options.shrinkage))[:, None]
-    return GMM.from_parameters(count / count.sum(), means, share * spread + (1 - share) * together, "diag"), labels
+    variances = share * spread + (1 - share) * together
+    check(
+        bool((variances > 0).all()),
+        f"clusters of one image have no variance with --shrinkage {options.shrinkage:g}: give a larger one, or fewer "
+        f"than --k {options.k}.",
+    )
+    return GMM.from_parameters(count / count.sum(), means, variances, "diag"), labels
 
 
 METHODS = {"moments": by_moments, "em": by_em}

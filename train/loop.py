@@ -185,7 +185,8 @@ def _numbers(values: dict[str, Any]) -> dict[str, float]:
 
 
 def _means(seen: list[dict[str, Any]]) -> dict[str, float]:
-    return {name: float(np.mean([np.mean(np.asarray(values[name])) for values in seen])) for name in seen[0]}
+    each = [_numbers(values) for values in seen]
+    return {name: float(np.mean([numbers[name] for numbers in each])) for name in seen[0]}
 
 
 def _check_finite(state: State, folder: Path) -> None:

@@ -50,9 +50,14 @@ class Options:
         check_seed("--seed", self.seed)
 
 
+def parse(args: Sequence[str] | None) -> Options:
+    """The options of a command line."""
+    return cli.parse(Options, prog=PROG, args=args)
+
+
 def main(args: Sequence[str] | None = None) -> None:
     """Parse, carry the images back, fit, write."""
-    options = cli.parse(Options, prog=PROG, args=args)
+    options = parse(args)
     options.check()
 
     from train import backward

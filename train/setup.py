@@ -76,9 +76,9 @@ def build(config: Config) -> Setup:
     if config.flips and not images.has_mirror_images and not config.resume:
         print(f"mirror images of {images.name} are none of their kind: --no-flips")
         config = replace(config, flips=False)
+    check(len(images) >= config.batch_size, f"{len(images)} images are fewer than --batch-size {config.batch_size}.")
     labels = _labels(images) if config.conditional else None
     classes = 0 if labels is None else int(labels.max()) + 1
-    check(len(images) >= config.batch_size, f"{len(images)} images are fewer than --batch-size {config.batch_size}.")
     if config.resume:
         runs.check_same_data(config.run_folder, images)
         content = runs.read(config.run_folder)

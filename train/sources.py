@@ -144,13 +144,6 @@ class Reversed(Mixture):
     def shown(self, space: Encoder, x0: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
         return decode_images(space, x0)
 
-    def draw_near(
-        self, key: PRNGKeyArray, pixels: Float[Array, "b h w c"], component: Int[Array, "b ..."], rho: float
-    ) -> Float[Array, "b h w c"]:
-        """As a mixture's. Raises InputError for ρ > 0: the images are not of the mixture."""
-        check(rho == 0, "--rho keeps an image's place in its component, and a reversed source has none for images.")
-        return Mixture.draw_near(self, key, pixels, component, rho)
-
     def log_responsibilities(self, images: Images, flips: bool) -> Float[Array, "m n k"]:
         views = 2 if flips else 1
         fits = self.labels.shape[0] >= views and self.labels.shape[1] == len(images)
@@ -220,8 +213,9 @@ def fitted(config: Config, images: Images, space: Encoder) -> Mixture:
 
 def _reversed(config: Config, run: dict[str, Any], images: Images) -> Reversed:
     made = run["reversed"]
+    same_space = made["space"] == config.space
     check(
-        made["space"] == config.space and made["zca_epsilon"] == config.zca_epsilon,
+        same_space and (config.space != "zca" or made["zca_epsilon"] == config.zca_epsilon),
         f"--source {config.source} is of a flow in the space {made['space']} with ε = {made['zca_epsilon']}: give the "
         "same --space and --zca-epsilon.",
     )

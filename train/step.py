@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from jgmm.numerics.pytree import pytree
 from train.batches import Data, keys_of
 from train.config import Config
-from train.couplings.base import Coupling
+from train.couplings.base import Coupling, inside
 
 # Streams of random numbers besides those of the steps, folded into the seed.
 INITIALIZATION_STREAM, GRID_STREAM = 2**31 - 1, 2**31 - 2
@@ -50,7 +50,8 @@ class StepInputs(NamedTuple):
 
 def optimizer_of(config: Config) -> optax.GradientTransformation:
     """Adam with a linear warm-up, then constant, of clipped gradients."""
-    rate = optax.linear_schedule(0.0, config.learning_rate, max(config.warmup, 1))
+    peak = config.learning_rate
+    rate = optax.linear_schedule(0.0, peak, config.warmup) if config.warmup else optax.constant_schedule(peak)
     return optax.chain(optax.clip_by_global_norm(config.clip), optax.adam(rate))
 
 
@@ -82,10 +83,16 @@ def flow_matching_loss(
 
 
 def make_cost(config: Config) -> Callable[[StepInputs, Any, Int[Array, ""], Int[Array, " b"]], Float[Array, "b b"]]:
-    """(inputs, memory, step, index) -> what an assignment of the step's draws to its images costs."""
+    """(inputs, memory, step, index) -> what an assignment of the step's draws to its images costs.
+
+    For a conditional flow the draws have the labels of the images in turn, and keep them, so that x0 of the images of
+    one label has the law of the source (Cheng and Schwing, The curse of conditions, arXiv 2503.10636).
+    """
 
     def cost(inputs: StepInputs, memory: Any, step: Int[Array, ""], index: Int[Array, " b"]) -> Float[Array, "b b"]:
-        return inputs.coupling.cost(keys_of(config.seed, step), inputs.data, index, memory)
+        found = inputs.coupling.cost(keys_of(config.seed, step), inputs.data, index, memory)
+        labels = inputs.data.labels
+        return found if labels is None else inside(labels[index], found)
 
     return cost
 

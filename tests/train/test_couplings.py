@@ -180,6 +180,43 @@ def test_what_a_source_cannot_serve_is_refused(rng):
 
 
 @pytest.mark.slow
+def test_draws_of_conditional_flows_keep_their_labels(rng):
+    """x0 of the images of one label has the law of the source, however far the images of the labels are apart."""
+    images = replace(images_in_the_plane(rng, 40), labels=np.repeat([1, 0], 20))
+    data = replace(data_of(images), labels=jnp.asarray(images.labels, jnp.int32))
+    config = replace(FLAT, coupling="ot", conditional=True)
+    coupling = couplings.build(config, images, Base(PLANE, Gaussian(SHAPE)))
+    inputs, index, step = steps.StepInputs(data, coupling), jnp.arange(4, 36), jnp.asarray(5)
+    order = assign(np.asarray(steps.make_cost(config)(inputs, (), step, index)))
+    np.testing.assert_array_equal(images.labels[4:36][order], images.labels[4:36])
+    draws = np.asarray(coupling.source.draw(keys_of(0, step).coupling, 32)).reshape(32, 2)
+    for label in (0, 1):
+        own = np.flatnonzero(images.labels[4:36] == label)
+        cost = ((images.pixels[4:36].reshape(32, 1, 2)[own] - draws[own][None]) ** 2).sum(axis=2)
+        np.testing.assert_array_equal(order[own], own[assign(cost)])
+    for name in ("component", "component-ot", "semidiscrete", "component-semidiscrete"):
+        with pytest.raises(InputError, match="for --conditional take independent, ot or cache"):
+            couplings.build(replace(config, coupling=name), images, Base(PLANE, mixture_in_the_plane(rng)))
+
+
+def test_options_of_a_preset_are_not_given(rng):
+    """A coupling without the preset's cost axes does not ask to leave them out."""
+    config = replace(PRESETS["product"], flips=False, batch_size=8, coupling="ot")
+    images, start = images_in_the_plane(rng, 10), Base(PLANE, Gaussian(SHAPE))
+    assert couplings.build(config, images, start).assigned
+    with pytest.raises(InputError, match="--cost-axes is no option of --coupling ot"):
+        couplings.build(replace(config, cost_axes=1), images, start)
+
+
+def test_images_that_are_all_the_same_have_a_potential(rng):
+    images = replace(images_in_the_plane(rng, 12), pixels=np.ones((12, *SHAPE), np.float32))
+    coupling: Any = couplings.build(
+        replace(FLAT, coupling="semidiscrete"), images, Base(PLANE, Gaussian(SHAPE)), {"potential": np.zeros((1, 12))}
+    )
+    assert np.isfinite(start(jax.random.key(0), coupling)[0]).all()
+
+
+@pytest.mark.slow
 def test_several_steps_in_one_program_are_these_steps(rng, tmp_path):
     config = replace(FLAT, base=4, multipliers=(1,), head_channels=4, data=tmp_path / "x.npy")
     np.save(tmp_path / "x.npy", images_in_the_plane(rng, 30).pixels)

@@ -1,5 +1,6 @@
 """Couplings by an assignment inside the batch: of least cost, the same in each component, and one that remembers."""
 
+from dataclasses import field
 from typing import Any, ClassVar
 
 import jax
@@ -13,7 +14,7 @@ from jgmm.encoder.base import Encoder
 from jgmm.numerics.pytree import pytree
 from train.batches import Batch, Data, Keys
 from train.config import Config
-from train.couplings.base import Coupling, Pairs, squared_distances
+from train.couplings.base import Coupling, Pairs, inside, squared_distances
 from train.couplings.component import log_responsibilities, posterior_component
 from train.sources import Mixture, NoiseSource
 
@@ -33,6 +34,7 @@ class Assignment(Coupling):
 
     source: NoiseSource
     assigned: ClassVar[bool] = True
+    keeps_labels: ClassVar[bool] = True
 
     def x0(self, key: PRNGKeyArray, batch: Batch, order: Int[Array, " b"] | None) -> Float[Array, "b h w c"]:
         return self.source.draw(key, batch.images.shape[0])[order]
@@ -53,10 +55,7 @@ class ComponentAssignment(Coupling):
     def cost(self, keys: Keys, data: Data, index: Int[Array, " b"], memory: Any) -> Float[Array, "b b"]:
         batch = data.take(keys.flips, index)
         draws, k = self._draws(keys.coupling, batch)
-        cost = squared_distances(draws, batch.images)
-        # No assignment that leaves a component costs less than one that does not.
-        elsewhere = 2 * jnp.abs(cost).max() * index.shape[0]
-        return jnp.where(k[:, None] == k[None], cost, elsewhere)
+        return inside(k, squared_distances(draws, batch.images))
 
     def _draws(self, key: PRNGKeyArray, batch: Batch) -> tuple[Array, Array]:
         for_component, for_draw = jax.random.split(key)
@@ -74,9 +73,10 @@ class Cache(Coupling):
     """
 
     source: NoiseSource
-    key: PRNGKeyArray
     views: Int[Array, "m n"]
+    seed: int = field(metadata={"static": True})
     assigned: ClassVar[bool] = True
+    keeps_labels: ClassVar[bool] = True
 
     def begin(self) -> Int[Array, "m n"]:
         return self.views
@@ -97,7 +97,8 @@ class Cache(Coupling):
         return squared_distances(self._drawn(_places(memory, batch)), batch.images)
 
     def _drawn(self, seeds: Int[Array, " b"]) -> Float[Array, "b h w c"]:
-        return jax.vmap(lambda seed: self.source.draw(jax.random.fold_in(self.key, seed), 1)[0])(seeds)
+        key = jax.random.fold_in(jax.random.key(self.seed), CACHE_STREAM)
+        return jax.vmap(lambda seed: self.source.draw(jax.random.fold_in(key, seed), 1)[0])(seeds)
 
 
 def _mirrored(memory: Int[Array, "m n"], batch: Batch) -> Int[Array, " b"]:
@@ -122,5 +123,4 @@ def in_components(config: Config, images: Images, source: NoiseSource, space: En
 def cache(config: Config, images: Images, source: NoiseSource, space: Encoder) -> Cache:
     """See `Cache`."""
     m = 2 if config.flips else 1
-    key = jax.random.fold_in(jax.random.key(config.seed), CACHE_STREAM)
-    return Cache(source, key, jnp.arange(m * len(images), dtype=jnp.int32).reshape(m, -1))
+    return Cache(source, jnp.arange(m * len(images), dtype=jnp.int32).reshape(m, -1), config.seed)

@@ -1,9 +1,11 @@
 """What a coupling is, and the one that couples nothing."""
 
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any, ClassVar, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from jgmm.commands.options import flag
@@ -14,7 +16,7 @@ from jgmm.numerics.linalg import matmul
 from jgmm.numerics.pytree import pytree
 from train.base import Base
 from train.batches import Batch, Data, Keys
-from train.config import Config
+from train.config import PRESETS, Config
 from train.registry import COUPLINGS
 from train.sources import NoiseSource
 
@@ -47,6 +49,8 @@ class Coupling:
 
     source: NoiseSource
     assigned: ClassVar[bool] = False
+    # Whether x0 of the images of one label has the law of the source, which conditional flows need.
+    keeps_labels: ClassVar[bool] = False
     # The options of `python -m train` that are this coupling's own, and the fields that `fitted` computes, which the
     # run folder keeps.
     options: ClassVar[tuple[str, ...]] = ()
@@ -82,6 +86,7 @@ class Independent(Coupling):
     """Any draw for any image."""
 
     source: NoiseSource
+    keeps_labels: ClassVar[bool] = True
 
 
 def independent(config: Config, images: Images, source: NoiseSource, space: Encoder) -> Independent:
@@ -95,21 +100,33 @@ def squared_distances(x0: Float[Array, "b h w c"], x1: Float[Array, "b h w c"]) 
     return (a * a).sum(axis=1)[:, None] + (b * b).sum(axis=1)[None] - 2 * matmul(a, b.T)
 
 
+def inside(groups: Int[Array, " b"], cost: Float[Array, "b b"]) -> Float[Array, "b b"]:
+    """The cost of an assignment that leaves no group: any that does costs more than all that do not."""
+    elsewhere = 2 * jnp.abs(cost).max() * len(groups)
+    return jnp.where(groups[:, None] == groups[None], cost, elsewhere)
+
+
 def build(config: Config, images: Images, base: Base, kept: dict[str, np.ndarray] | None = None) -> Coupling:
     """The coupling that the options ask for, fitted, or with the arrays that a run has kept of it.
 
     Raises:
-        InputError: For a source it cannot use, and an option that is another coupling's.
+        InputError: For a source it cannot use, labels that it does not keep, and an option that is another coupling's.
     """
     coupling = COUPLINGS[config.coupling](config, images, base.source, base.space)
-    for option in fields(Config):
-        useless = option.name in OPTIONS and option.name not in coupling.options
-        same = not useless or getattr(config, option.name) == option.default
-        check(same, f"{flag(option.name)} is no option of --coupling {config.coupling}: leave it out.")
+    for name in sorted(OPTIONS - set(coupling.options)):
+        same = getattr(config, name) == getattr(PRESETS[config.preset], name)
+        check(same, f"{flag(name)} is no option of --coupling {config.coupling}: leave it out.")
+    check(
+        coupling.keeps_labels or not config.conditional or kept is not None,  # as versions before trained
+        f"--coupling {config.coupling} gives the images of a label other x0 than those of another, and sampling does "
+        "not: for --conditional take independent, ot or cache.",
+    )
     if not coupling.kept:
         return coupling
     if kept is None:
-        return coupling.fitted()
+        fitted = coupling.fitted()
+        # Every process takes what the first has found: sums in another order differ.
+        kept = multihost_utils.broadcast_one_to_all({name: getattr(fitted, name) for name in coupling.kept})
     if not kept.keys() >= set(coupling.kept):
         raise InputError(f"{config.run_folder} is damaged: it lacks {', '.join(set(coupling.kept) - kept.keys())}.")
-    return replace(coupling, **{name: kept[name] for name in coupling.kept})
+    return replace(coupling, **{name: jnp.asarray(kept[name]) for name in coupling.kept})

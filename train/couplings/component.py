@@ -15,7 +15,7 @@ from jgmm.product.mixture import ProductMixture
 from train.batches import Batch
 from train.config import Config
 from train.couplings.base import Coupling
-from train.sources import Mixture, NoiseSource
+from train.sources import Mixture, NoiseSource, Reversed
 
 
 @pytree
@@ -77,7 +77,11 @@ def log_responsibilities(config: Config, images: Images, source: NoiseSource) ->
 
 def component(config: Config, images: Images, source: NoiseSource, space: Encoder) -> Component | Labels:
     """See `Component`; the responsibilities of all images are computed here, once. Raises InputError for a source that
-    has no components."""
+    has no components, and ρ > 0 where the images are not of the mixture."""
+    check(
+        config.rho == 0 or not isinstance(source, Reversed),
+        "--rho keeps an image's place in its component, and a reversed source has none for images: leave it out.",
+    )
     if isinstance(source, Mixture) and isinstance(source.params.gmm, ProductMixture):
         return Labels(source, config.rho)
     return Component(*log_responsibilities(config, images, source), config.rho)

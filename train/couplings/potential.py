@@ -31,6 +31,8 @@ AVERAGE, GOOD = 0.99, 0.05
 PART, MEASURED = 1024, 2**16
 # Draws that the moments of the source are taken from, and the least for each code that they are trusted with.
 FIRST, TRUSTED = 2**14, 4
+# Images whose variance is a smaller share of their mean square are all the same.
+FLAT = 1e-9
 
 
 @runtime_checkable
@@ -114,7 +116,7 @@ def _between(x: np.ndarray, y: np.ndarray, b: np.ndarray) -> np.ndarray:
     m1 = b @ y
     m0 = x.mean(axis=0) if len(x) else m1
     away = y - m1
-    if len(x) < TRUSTED * y.shape[1]:
+    if len(x) < TRUSTED * y.shape[1] or b @ (away**2).sum(axis=1) <= FLAT * (b @ (y**2).sum(axis=1)):
         return 2 * y @ m0 + (away**2).sum(axis=1)
     s0, s1 = np.cov(x.T).reshape(2 * y.shape[1:]), (away * b[:, None]).T @ away
     root = _power(s0, 0.5)

@@ -20,7 +20,7 @@ from train.batches import Data, Keys
 from train.config import Config
 from train.couplings.base import Coupling, Pairs
 from train.couplings.component import log_responsibilities
-from train.couplings.potential import Quality, fit_potential
+from train.couplings.potential import GOOD, Quality, fit_potential
 from train.sources import NoiseSource
 
 # Images coded at a time, the least share of a component that an image counts in, and the stream of random numbers of
@@ -132,6 +132,14 @@ def by_component(config: Config, images: Images, source: NoiseSource, space: Enc
         f"--coupling {config.coupling}: {empty} of the {len(total)} components of the source have no images of their "
         "own; take --coupling semidiscrete, or a mixture fitted to these images.",
     )
+    gmm: Any = mixture.params.gmm
+    often = np.exp(np.asarray(gmm.log_weights, np.float64)) @ (shares / total)
+    unequal = float((often**2).sum() * len(often) - 1)
+    if unequal > GOOD:
+        print(
+            f"coupling: some images are drawn more often than others, with χ² {unequal:.3f} at best: the source's "
+            "weights are not the shares of its components in the images"
+        )
     with np.errstate(divide="ignore"):
         return _over(config, images, mixture, space, np.log(shares / total).astype(np.float32))
 
