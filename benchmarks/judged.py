@@ -22,9 +22,9 @@ def main() -> None:
     options = parser.parse_args()
     judged = {}
     for row in options.rows:
-        name, _, folder = row.partition("=")
+        name, _, folder = row.rpartition("=")
         judged[name] = [judging.read(place) for place in sorted(Path(folder).glob("seed-*/evaluation"))]
-        if not judged[name]:
+        if not name or not judged[name]:
             parser.error(f"expected NAME=FOLDER with seed-*/evaluation in the folder, got {row!r}")
     table = Table.over(judged)
     print("\n".join(table.lines()))

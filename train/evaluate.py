@@ -37,7 +37,7 @@ class Options:
     prune: bool = False
     """Reject draws of x0 along directions in which no image lies."""
     likelihood: int = 0
-    """The number of images whose likelihood is computed, in bits per dimension."""
+    """The number of real images whose likelihood is computed, in bits per dimension."""
     trace: Literal["hutchinson", "exact"] = "hutchinson"
     """The trace of the Jacobian for the likelihood: estimated, or exact."""
     parameters: Literal["average", "last"] = "average"
@@ -69,8 +69,11 @@ class Options:
         check(len(self.nfe) > 0, "--nfe needs at least one number.")
         for nfe in self.nfe:
             check_solver(self.solver, nfe)
+        fixed = SOLVERS[self.solver]().steps is not None
+        check(fixed, f"--solver {self.solver} chooses its own number of evaluations, which images are judged by here.")
         check_count("--n", self.n, 2)
         check_count("--likelihood", self.likelihood, 0)
+        check(self.likelihood != 1, "--likelihood 1 has no standard error: give 2 or more images.")
         check_count("--batch-size", self.batch_size)
         check_seed("--seed", self.seed)
         both = self.prune and self.likelihood > 0
@@ -91,9 +94,10 @@ def main(args: Sequence[str] | None = None) -> None:
     from train import judging
 
     outputs.check_folder(options.folder, judging.OUTPUTS, PROG, options.force)
-    found = judging.judge(options)
+    for found in judging.judge(options):
+        judging.write(options, found)
     print("\n".join(found.lines()))
-    judging.write(options, found)
+    print(*(options.folder / name for name in judging.OUTPUTS), sep="\n")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from jgmm.figures.style import BLUE, GRAY, ORANGE, styled
 
 COLORS = (BLUE, ORANGE, "#2c8a4b", "#8a2c6b", "#b8a200", "#5b5b5b", "#6fa8dc", "#e06666")
 LINES = ("-", "--", "-.", ":")
-SHOWN = ("Fréchet, efficientnet-lite0", "Fréchet, pca", "classifier AUC", "sliced W2")
+SHOWN = ("FID, inception", "Fréchet, efficientnet-lite0", "Fréchet, pca", "classifier AUC", "sliced W2")
 
 
 @styled
@@ -17,7 +17,7 @@ def quality(path: Path, judged: dict[str, dict[str, dict[str, float]]], spread: 
     """Metrics over the number of evaluations, a line a run: the rows of `train.judging.Judged` by the name of the run.
     Dotted: real images against others. `spread` has the standard deviations of the same."""
     first = next(iter(judged.values()))
-    names = [name for name in SHOWN if name in next(iter(first.values()))]
+    names = [name for name in SHOWN if all(name in numbers for rows in judged.values() for numbers in rows.values())]
     ticks = sorted({int(row) for rows in judged.values() for row in rows if row.isdigit()})
     figure = Figure(figsize=(3.6 * len(names), 3.2), layout="constrained")
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):

@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jgmm.checkpoint.files import faults, versions, write_json
+from jgmm.checkpoint.files import faults, read_json, versions, write_json
 from jgmm.commands.options import to_json
-from jgmm.commands.outputs import check_memory, picture
+from jgmm.commands.outputs import check_memory, picture, signed_by
 from jgmm.data import Images, rescale
-from jgmm.errors import InputError, check
+from jgmm.errors import check
 from jgmm.numerics.devices import jit_convolutions
 from train import runs, setup
 from train.batches import in_parts, indices, keys_of
@@ -29,6 +29,7 @@ from train.metrics.moments import frechet, kernel_distance, sliced_wasserstein
 from train.registry import FEATURES
 from train.sampler import images
 from train.sources import prune
+from train.step import make_cost
 
 if TYPE_CHECKING:
     from train.evaluate import Options
@@ -75,8 +76,9 @@ class Judged(NamedTuple):
             yield f"likelihood: {self.bits[0]:.3f} ± {self.bits[1]:.3f} bits per dimension"
 
 
-def judge(options: "Options") -> Judged:
-    """Judge a run. Raises InputError for data other than the run's, and too few images for a metric."""
+def judge(options: "Options") -> Iterator[Judged]:
+    """Judge a run: what is known after every number of evaluations. Raises InputError for data other than the run's,
+    and too few images for a metric."""
     config = runs.kept_config(options.run)
     made = setup.build(replace(config, data_dir=options.data_dir or config.data_dir, resume=True))
     train, held_out = made.images, made.held_out
@@ -95,23 +97,25 @@ def judge(options: "Options") -> Judged:
     compare = _comparison(options, train.pixels, real)
     x0 = _draws(flow, options, n)
     about = {"options": to_json(options), "config": config.to_json(), "step": flow.step, "versions": versions()}
-    before = _judged_before(options, about)
-    if before is None:
+    about |= {"data_sha256": train.sha256}
+    found = _judged_before(options, about)
+    if found is None:
         shown = _eight_bit(np.asarray(flow.source.shown(flow.space, jnp.asarray(x0))))
-        bits = _bits(flow, options, train if held_out is None else held_out)
-        before = Judged(against, {"real": compare(other), "x0": compare(shown)}, _law(made, x0), bits, about)
-    rows = dict(before.rows)
+        bits = _bits(flow, options, real)
+        found = Judged(against, {"real": compare(other), "x0": compare(shown)}, _law(made, x0), bits, about)
+    labels = _labels(train, flow, n)
     for nfe in options.nfe:
-        if str(nfe) not in rows:
-            rows[str(nfe)] = compare(_made(flow, x0, options, nfe))
+        if str(nfe) not in found.rows:
+            rows = found.rows | {str(nfe): compare(_made(flow, x0, labels, options, nfe))}
+            made_with = sorted(filter(str.isdigit, rows), key=int)
+            found = found._replace(rows={name: rows[name] for name in ("real", "x0", *made_with)})
             print(f"{nfe} evaluations: done", flush=True)
-    made_with = sorted(filter(str.isdigit, rows), key=int)
-    return before._replace(rows={name: rows[name] for name in ("real", "x0", *made_with)})
+        yield found
 
 
 def _judged_before(options: "Options", about: dict[str, Any]) -> Judged | None:
     """What the folder holds, if it was judged with the same options but for the numbers of evaluations."""
-    if not (options.folder / SUMMARY).exists():
+    if signed_by(options.folder / SUMMARY) != PROG:
         return None
     found = read(options.folder)
     there = found.about.get("options", {})
@@ -121,7 +125,8 @@ def _judged_before(options: "Options", about: dict[str, Any]) -> Judged | None:
         config = Config.from_json(about.get("config", {})).to_json() | {"data_dir": None, "out": None}
         return json.loads(json.dumps(about | {"options": asked, "config": config}))
 
-    if compared(found.about) != compared(about):
+    known = {"data_sha256": about["data_sha256"]} | found.about  # which versions before this one did not write
+    if compared(known) != compared(about):
         return None
     both = sorted({*there["nfe"], *options.nfe})
     return found._replace(about=about | {"options": about["options"] | {"nfe": both}})
@@ -174,13 +179,21 @@ def _draws(flow: Flow, options: "Options", n: int) -> np.ndarray:
     return np.concatenate([np.asarray(flow.source.draw(jax.random.fold_in(key, i), size)) for i in range(parts)])[:n]
 
 
-def _made(flow: Flow, x0: np.ndarray, options: "Options", nfe: int) -> np.ndarray:
+def _labels(train: Images, flow: Flow, n: int) -> np.ndarray | None:
+    """n labels, as often as training images have them; None for an unconditional flow."""
+    if train.labels is None or flow.classes == 0:
+        return None
+    return np.random.default_rng(0).choice(train.labels, n).astype(np.int32)
+
+
+def _made(flow: Flow, x0: np.ndarray, labels: np.ndarray | None, options: "Options", nfe: int) -> np.ndarray:
     """8-bit images from x0, in so many evaluations."""
     draw = jit_convolutions(images, "structure", "solver", "nfe")
 
     def follow(part: jax.Array, first: int) -> jax.Array:
-        labels = (first + jnp.arange(len(part), dtype=jnp.int32)) % flow.classes if flow.classes else None
-        return draw(flow.structure, flow.parameters, flow.space, part, labels, options.solver, nfe).x
+        rows = np.minimum(first + np.arange(len(part)), len(x0) - 1)  # the last part is filled up
+        asked = None if labels is None else jnp.asarray(labels[rows])
+        return draw(flow.structure, flow.parameters, flow.space, part, asked, options.solver, nfe).x
 
     return _eight_bit(in_parts(follow, x0, options.batch_size))
 
@@ -195,22 +208,26 @@ def _law(made: setup.Setup, free: np.ndarray) -> float:
     """The AUC of a classifier of x0 as training sees them and x0 as sampling draws them."""
     config, coupling, memory = made.config, made.inputs.coupling, made.inputs.coupling.begin()
     pairs = jax.jit(lambda w, keys, index, order: w.coupling.pairs(keys, w.data, index, order, memory).x0)
-    cost = jax.jit(lambda w, keys, index: w.coupling.cost(keys, w.data, index, memory))
+    cost = jax.jit(make_cost(config))
     seen, size = [], config.batch_size
     for i in range(-(-len(free) // size)):
-        keys = keys_of(config.seed, jnp.asarray(config.steps + 1 + i))
+        step = jnp.asarray(config.steps + 1 + i)
+        keys = keys_of(config.seed, step)
         index = jnp.asarray(indices(config.seed, i, len(made.images), size))
-        order = jnp.asarray(assign(np.asarray(cost(made.inputs, keys, index)))) if coupling.assigned else None
+        order = jnp.asarray(assign(np.asarray(cost(made.inputs, memory, step, index)))) if coupling.assigned else None
         seen.append(np.asarray(pairs(made.inputs, keys, index, order)))
     return auc(np.concatenate(seen)[: len(free)], free)
 
 
-def _bits(flow: Flow, options: "Options", data: Images) -> tuple[float, float] | None:
+def _bits(flow: Flow, options: "Options", real: np.ndarray) -> tuple[float, float] | None:
+    """The mean of the first of the real images, and its standard error."""
     if options.likelihood == 0:
         return None
+    n = options.likelihood
+    check(n <= len(real), f"--likelihood {n} is more than the {len(real)} real images there are.")
     key = jax.random.fold_in(jax.random.key(options.seed), LIKELIHOOD)
-    found = bits_per_dim(key, flow, data.pixels[: options.likelihood], options.trace)
-    return float(found.mean()), float(found.std() / np.sqrt(len(found)))
+    found = np.asarray(bits_per_dim(key, flow, real[:n], options.trace), np.float64)
+    return float(found.mean()), float(found.std(ddof=1) / np.sqrt(len(found)))
 
 
 def write(options: "Options", found: Judged) -> None:
@@ -220,14 +237,12 @@ def write(options: "Options", found: Judged) -> None:
     write_json(options.folder / SUMMARY, {"made_by": PROG, **found._asdict()})
     with picture(options.folder / PICTURE, PROG) as path:
         quality(path, {options.run.name: found.rows})
-    print(options.folder / SUMMARY, options.folder / PICTURE, sep="\n")
 
 
 def read(folder: Any) -> Judged:
     """What `write` wrote. Raises InputError if there is nothing, or it is damaged."""
     path = folder / SUMMARY
-    try:
-        content = json.loads(path.read_text())
-        return Judged(**{name: content[name] for name in Judged._fields})
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is not an evaluation of {PROG}: {error}.") from error
+    content = read_json(path)
+    lacking = [name for name in Judged._fields if name not in content]
+    check(not lacking, f"{path} is not an evaluation of {PROG}: it lacks {', '.join(lacking)}.")
+    return Judged(**{name: content[name] for name in Judged._fields})

@@ -6,16 +6,20 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jgmm import fit
 from jgmm.commands.options import flag
 from jgmm.errors import InputError, check
 from train import config as configs
-from train import evaluate
+from train import evaluate, reverse
 from train.config import Config
 from train.registry import SOURCES
 
 # What rows may differ in; all else is of the budget, which is equal.
 FREE = {"source", "coupling", "rho", "space", "zca_epsilon", "norm_align", "cost_axes", "epsilon", "potential_rounds"}
 OF_EVALUATION = {"nfe", "n", "solver", "features", "inception_weights"}
+# Mixtures are fitted to the images that rows are trained on: these options are the trainings', and the seed, by which
+# images are held out, is the default.
+OF_DATA = ("dataset", "data", "pixels", "size", "holdout")
 TABLES = ("study", "train", "mixtures", "reversed")
 # Folders of sources, beside those of the rows.
 MIXTURES, REVERSED = "mixtures", "reversed"
@@ -55,7 +59,7 @@ class Study(NamedTuple):
     @property
     def columns(self) -> list[str]:
         """Of an evaluation: real images, draws as they are, and the numbers of evaluations."""
-        return ["real", "x0", *map(str, self.evaluation.get("nfe", evaluate.Options.nfe))]
+        return ["real", "x0", *map(str, evaluate.parse(self.evaluate_args(self.rows[0], 0)).nfe)]
 
     def folder(self, row: Row, seed: int) -> Path:
         """Of one training; rows that differ in pruning alone have one together."""
@@ -73,11 +77,31 @@ class Study(NamedTuple):
             return self.out / MIXTURES / name
         return self.out / REVERSED / name / f"seed-{seed}" if name in self.reversed else name
 
-    def arguments(self, row: Row, seed: int) -> list[str]:
-        """Of `python -m train`."""
+    def train_args(self, row: Row, seed: int) -> list[str]:
+        """The arguments of `python -m train`."""
         source = self.source(row, seed)
         options = self.train | row.options | ({} if source is None else {"source": source})
         return words(options | {"seed": seed, "out": self.folder(row, seed)})
+
+    def evaluate_args(self, row: Row, seed: int) -> list[str]:
+        """The arguments of `python -m train.evaluate`."""
+        options = self.evaluation | {"prune": row.prune, "seed": seed, "out": self.judged(row, seed)}
+        return [str(self.folder(row, seed)), *words(options)]
+
+    def fit_args(self, name: str) -> list[str]:
+        """The arguments of `python -m jgmm.fit`."""
+        of_data = {key: self.train[key] for key in OF_DATA if key in self.train}
+        return words(of_data | self.mixtures[name] | {"out": self.out / MIXTURES / name})
+
+    def carried(self, name: str) -> Row:
+        """The row whose flow carries the images of [reversed.NAME] back."""
+        return next(row for row in self.rows if row.name == self.reversed[name]["row"])
+
+    def reverse_args(self, name: str, seed: int) -> list[str]:
+        """The arguments of `python -m train.reverse`."""
+        options: dict[str, Any] = {key: value for key, value in self.reversed[name].items() if key != "row"}
+        options["out"] = self.out / REVERSED / name / f"seed-{seed}"
+        return [str(self.folder(self.carried(name), seed)), *words(options)]
 
 
 def read(path: Path) -> Study:
@@ -102,8 +126,9 @@ def read(path: Path) -> Study:
     check(train.keys() <= options, f"{path}: [train] cannot have {', '.join(sorted(train.keys() - options))}.")
     rows = [_row(path, row) for row in given]
     seeds = head.get("seeds", [0])
-    listed = isinstance(seeds, list) and len(seeds) > 0 and all(isinstance(seed, int) for seed in seeds)
-    check(listed, f"{path}: seeds must be a list of integers, got {seeds!r}.")
+    listed = isinstance(seeds, list) and all(type(seed) is int and seed >= 0 for seed in seeds)
+    differ = listed and 0 < len(seeds) == len(set(seeds))
+    check(differ, f"{path}: seeds must be a list of different integers, got {seeds!r}.")
     evaluation = {key: value for key, value in head.items() if key in OF_EVALUATION}
     shown = head.get("picture", [row.name for row in rows])
     study = Study(Path(str(head["out"])), seeds, evaluation, train, mixtures, reverse, rows, shown)
@@ -120,7 +145,9 @@ def _row(path: Path, row: dict[str, Any]) -> Row:
         f"{path}: row {row['name']!r} has {', '.join(sorted(strange))}: rows differ in their source, coupling and "
         "space alone, so that budgets are equal; put it into [train].",
     )
-    return Row(row["name"], given, row.get("prune", False))
+    prune = row.get("prune", False)
+    check(isinstance(prune, bool), f"{path}: row {row['name']!r} has prune = {prune!r}, expected true or false.")
+    return Row(row["name"], given, prune)
 
 
 def _check(path: Path, study: Study) -> None:
@@ -132,18 +159,38 @@ def _check(path: Path, study: Study) -> None:
     of_rows = {row.name for row in study.rows}
     known = isinstance(study.picture, list) and set(map(str, study.picture)) <= of_rows
     check(known, f"{path}: picture must be a list of names of rows, got {study.picture!r}.")
-    evaluate.parse([str(study.out), *words(study.evaluation)]).check()
+    evaluate.parse(study.evaluate_args(study.rows[0], 0)).check()
+    _check_sources(path, study)
     for i, row in enumerate(study.rows):
-        configs.parse(study.arguments(row, 0)).check()
+        configs.parse(study.train_args(row, 0)).check()
         name = str(row.options.get("source", "gaussian"))
         if name in study.reversed:
-            earlier = [other.name for other in study.rows[:i]]
-            asked = study.reversed[name].get("row")
-            check(asked in earlier, f"{path}: [reversed.{name}] needs the name of an earlier row, got row = {asked!r}.")
+            carried = study.carried(name)
+            before = carried in study.rows[:i]
+            check(before, f"{path}: [reversed.{name}] needs the name of an earlier row, got row = {carried.name!r}.")
         else:
             names = ", ".join([*SOURCES, *study.mixtures, *study.reversed])
             there = name in SOURCES or name in study.mixtures or Path(name).is_dir()
             check(there, f"{path}: expected a source of {row.name!r} among {names} or a run folder, got {name!r}.")
+
+
+def _check_sources(path: Path, study: Study) -> None:
+    both = sorted(study.mixtures.keys() & study.reversed.keys() | {*study.mixtures, *study.reversed} & set(SOURCES))
+    check(not both, f"{path}: there are several sources of the name {', '.join(both)}.")
+    for name, given in study.mixtures.items():
+        theirs = sorted(given.keys() & {*OF_DATA, "data_dir", "seed", "out", "resume"})
+        check(
+            not theirs,
+            f"{path}: [mixtures.{name}] cannot have {', '.join(theirs)}: mixtures are fitted to the images of [train].",
+        )
+        fit.parse(study.fit_args(name)).check()
+    for name, given in study.reversed.items():
+        asked = given.get("row")
+        known = asked in [row.name for row in study.rows]
+        check(known, f"{path}: [reversed.{name}] needs the name of an earlier row, got row = {asked!r}.")
+        theirs = sorted(given.keys() & {"run", "data_dir", "out"})
+        check(not theirs, f"{path}: [reversed.{name}] cannot have {', '.join(theirs)}.")
+        reverse.parse(study.reverse_args(name, 0)).check()
 
 
 def slug(name: str) -> str:

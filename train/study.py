@@ -36,16 +36,20 @@ coupling = "component-ot"
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
 
+from jgmm import fit
 from jgmm.checkpoint.interrupted import kept_options
+from jgmm.checkpoint.models import read_config
 from jgmm.commands import cli
+from jgmm.commands.options import flag, to_json
 from jgmm.errors import InputError, check
 from train import config as configs
-from train.plan import MIXTURES, Row, Study, read, words
+from train import reverse
+from train.plan import MIXTURES, REVERSED, Row, Study, read, words
 
 PROG = "python -m train.study"
 TABLE, PICTURE = "table.md", "quality.png"
@@ -67,12 +71,9 @@ class Options:
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Read, fit the mixtures, train and judge row by row, write. A row that fails is said at once, and the others are
-    not lost for it."""
+    """Read, train and judge row by row, write. A row that fails is said at once, and the others are not lost for it."""
     options = cli.parse(Options, prog=PROG, args=args)
     study, failed = read(options.study), 0
-    for name in study.mixtures:
-        _fit(study, name, options.place)
     for i, seed in enumerate(study.seeds):
         for j, row in enumerate(study.rows):
             place = f"row {j + 1} of {len(study.rows)}, seed {i + 1} of {len(study.seeds)}: {row.name}"
@@ -86,50 +87,67 @@ def main(args: Sequence[str] | None = None) -> None:
     check(failed == 0, f"{failed} of {len(study.seeds) * len(study.rows)} trainings have failed: see above.")
 
 
-def _fit(study: Study, name: str, place: list[str]) -> None:
-    """Fit a mixture, or go on, unless that was done."""
-    folder = study.out / MIXTURES / name
-    if not (folder / "config.json").exists():
-        of_data = ("dataset", "data", "pixels", "size", "holdout")
-        asked = {key: study.train[key] for key in of_data if key in study.train} | {"out": folder}
-        goes_on = ["--resume"] if kept_options(folder) is not None else []
-        _run(f"mixture {name}", "jgmm.fit", [*words(asked | study.mixtures[name]), *place, *goes_on], folder)
-
-
-def _reverse(study: Study, name: str, seed: int, place: list[str], folder: Path) -> None:
-    """Make a source of the images that an earlier row's flow carries back, unless that was done."""
-    if not (folder / "config.json").exists():
-        how = dict(study.reversed[name])
-        row = next(row for row in study.rows if row.name == how["row"])
-        asked = words({key: value for key, value in how.items() if key != "row"} | {"out": folder})
-        _run(f"{name} of {row.name}", "train.reverse", [str(study.folder(row, seed)), *asked, *place], folder)
-
-
 def _one(study: Study, row: Row, seed: int, data: list[str], place: str) -> None:
     """Train, or go on, and judge, unless that was done."""
     from train import runs
-    from train.table import numbers
+    from train.checkpoints import Checkpoints
+    from train.table import check_budget, numbers
 
-    folder, given = study.folder(row, seed), study.arguments(row, seed)
+    folder, given = study.folder(row, seed), study.train_args(row, seed)
+    asked, source = configs.parse(given), row.options.get("source")
+    _check_source(study, row, seed)
     if (folder / "config.json").exists():
-        asked, there = configs.parse(given), runs.kept_config(folder)
-        # Data that have no mirror images have switched flips off.
-        settled = replace(asked, flips=asked.flips and there.flips)
-        differing = there.difference(settled) or ("--steps" if there.steps != asked.steps else None)
-        check(
-            differing is None,
-            f"{folder} was trained with another {differing}: runs of different budgets are not compared. Choose "
-            "another out, or delete it.",
-        )
+        check_budget(folder, runs.kept_config(folder), asked)
         given = ["--resume", "--out", str(folder)]
     if numbers(study, row, seed) is not None:
         return
-    source = study.source(row, seed)
-    if isinstance(source, Path) and row.options["source"] in study.reversed:
-        _reverse(study, row.options["source"], seed, data, source)
+    if source in study.mixtures:
+        _fit(study, source, data)
+    if source in study.reversed:
+        _reverse(study, source, seed, data)
     _run(f"{place}, training", "train", [*given, *data], folder)
-    how = study.evaluation | {"prune": row.prune, "seed": seed, "out": study.judged(row, seed)}
-    _run(f"{place}, judging", "train.evaluate", [str(folder), *words(how), *data], folder)
+    with Checkpoints(folder) as saved:
+        done = saved.steps[-1:] == [asked.steps]
+    check(done, f"{place} was stopped before its last step: run the study again, which goes on.")
+    _run(f"{place}, judging", "train.evaluate", [*study.evaluate_args(row, seed), *data], folder)
+
+
+def _check_source(study: Study, row: Row, seed: int) -> None:
+    """Raise InputError where the source of a row is there, and was made with other options."""
+    name, folder = row.options.get("source"), study.source(row, seed)
+    if name not in {*study.mixtures, *study.reversed} or not (Path(str(folder)) / "config.json").exists():
+        return
+    there = read_config(Path(str(folder)))
+    if name in study.mixtures:
+        asked = to_json(fit.parse(study.fit_args(name)))
+        made = to_json(fit.Options.from_json(there["options"]))
+    else:
+        asked = to_json(reverse.parse(study.reverse_args(name, seed)))
+        made = there["reversed"].get("options", asked)  # versions before this one did not keep them
+    differing = [key for key in asked if key not in ("out", "data_dir") and made[key] != asked[key]]
+    check(
+        not differing,
+        f"{folder} was made with another {', '.join(map(flag, differing))}: choose another out, or delete it and the "
+        "rows that begin there.",
+    )
+
+
+def _fit(study: Study, name: str, data: list[str]) -> None:
+    """Fit a mixture, or go on, unless that was done."""
+    folder = study.out / MIXTURES / name
+    if not (folder / "config.json").exists():
+        goes_on = ["--resume"] if kept_options(folder) is not None else []
+        _run(f"mixture {name}", "jgmm.fit", [*study.fit_args(name), *data, *goes_on], folder)
+
+
+def _reverse(study: Study, name: str, seed: int, data: list[str]) -> None:
+    """Make a source of the images that an earlier row's flow carries back, unless that was done."""
+    from train.table import numbers
+
+    row, folder = study.carried(name), study.out / REVERSED / name / f"seed-{seed}"
+    if not (folder / "config.json").exists():
+        check(numbers(study, row, seed) is not None, f"{name} needs the flow of {row.name!r}, which has failed.")
+        _run(f"{name} of {row.name}", "train.reverse", [*study.reverse_args(name, seed), *data], folder)
 
 
 def _run(what: str, module: str, args: list[str], folder: Path) -> None:

@@ -1,12 +1,17 @@
 """The table of a study."""
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from jgmm.commands.options import flag
-from jgmm.errors import check
-from train import judging
+from jgmm.commands.options import flag, to_json
+from jgmm.errors import InputError, check
+from train import config as configs
+from train import evaluate, judging
+from train.config import Config
 from train.plan import Row, Study
 
 
@@ -25,14 +30,15 @@ class Table(NamedTuple):
 
     @classmethod
     def of(cls, study: Study) -> "Table":
-        """Of all that has been judged. Raises InputError for numbers of different budgets."""
+        """Of all that has been judged, without rows of another budget, which `numbers` refuses."""
         judged: dict[str, list[judging.Judged]] = {}
         for row in study.rows:
-            found = [one for seed in study.seeds if (one := numbers(study, row, seed)) is not None]
-            for one in found:
-                _check_alike(study, one.about, row)
-            if found:
-                judged[row.name] = [one._replace(rows={c: one.rows[c] for c in study.columns}) for one in found]
+            for seed in study.seeds:
+                with suppress(InputError):
+                    found = numbers(study, row, seed)
+                    if found is not None:
+                        shown = {column: found.rows[column] for column in study.columns}
+                        judged.setdefault(row.name, []).append(found._replace(rows=shown))
         return cls.over(judged)
 
     @classmethod
@@ -52,7 +58,7 @@ class Table(NamedTuple):
         """As Markdown, a table a metric."""
         first = next(iter(self.means.values()))
         columns = ["x0", *sorted({c for rows in self.means.values() for c in rows if c.isdigit()}, key=int)]
-        for metric in next(iter(first.values())):
+        for metric in first["real"]:
             yield f"**{metric}** (real against other real images: {first['real'][metric]:.4g})\n"
             yield "| source and coupling | seeds | law of x0 | " + " | ".join(columns) + " |"
             yield "|---|---|---|" + "---|" * len(columns)
@@ -62,28 +68,42 @@ class Table(NamedTuple):
             yield ""
 
     def _cell(self, name: str, column: str, metric: str) -> str:
-        if column not in self.means[name]:
+        if metric not in self.means[name].get(column, {}):
             return ""
         mean = f"{self.means[name][column][metric]:.4g}"
         return f"{mean} ± {self.spreads[name][column][metric]:.2g}" if self.seeds[name] > 1 else mean
 
 
 def numbers(study: Study, row: Row, seed: int) -> judging.Judged | None:
-    """What a row was judged by, once that is all that the study asks for."""
+    """What a row was judged by after its last step, once that is all that the study asks for. Raises InputError for
+    another budget, and another judge."""
     folder = study.judged(row, seed)
-    found = judging.read(folder) if (folder / judging.SUMMARY).exists() else None
-    return found if found is not None and found.rows.keys() >= set(study.columns) else None
+    if not (folder / judging.SUMMARY).exists():
+        return None
+    found, config = judging.read(folder), configs.parse(study.train_args(row, seed))
+    check_budget(study.folder(row, seed), Config.from_json(found.about["config"]), config)
+    asked = to_json(evaluate.parse(study.evaluate_args(row, seed)))
+    there = to_json(evaluate.Options(folder)) | found.about["options"]
+    other = [name for name in asked if name not in judging.FREE and there[name] != asked[name]]
+    check(not other, f"{folder} was judged with another {', '.join(map(flag, other))}: delete it, to judge anew.")
+    whole = found.about["step"] == config.steps and found.rows.keys() >= set(study.columns)
+    return found if whole else None
 
 
-def _check_alike(study: Study, about: dict[str, Any], row: Row) -> None:
-    there = about.get("options", {})
-    for key, value in (study.evaluation | {"prune": row.prune}).items():
-        check(
-            key == "nfe" or there.get(key) == value,
-            f"{row.name} was judged with another {flag(key)}, {there.get(key)}: delete its evaluation.",
-        )
+def check_budget(folder: Path, there: Config, asked: Config) -> None:
+    """Raise InputError for a training with other options than a study asks for."""
+    # Data that have no mirror images have switched flips off.
+    settled = replace(asked, flips=asked.flips and there.flips)
+    also = (flag(name) for name in ("data", "steps") if getattr(there, name) != getattr(asked, name))
+    differing = there.difference(settled) or next(also, None)
+    check(
+        differing is None,
+        f"{folder} was trained with another {differing}: runs of different budgets are not compared. Choose another "
+        "out, or delete it.",
+    )
 
 
 def _over(rows: list[dict], of: Callable[[list[float]], float]) -> dict[str, dict[str, float]]:
-    names = rows[0]
-    return {name: {m: of([one[name][m] for one in rows]) for m in names[name]} for name in names}
+    """Of what all have."""
+    common = {name: [m for m in rows[0][name] if all(m in one[name] for one in rows)] for name in rows[0]}
+    return {name: {m: of([one[name][m] for one in rows]) for m in metrics} for name, metrics in common.items()}

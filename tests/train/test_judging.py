@@ -1,7 +1,6 @@
 """`python -m train.evaluate`, `train.study` and `train.reverse` as a user runs them, and what they refuse."""
 
 import json
-import re
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from types import SimpleNamespace
@@ -12,6 +11,7 @@ from helpers import run
 from matplotlib.image import imread
 
 from jgmm import fit
+from jgmm.checkpoint.files import read_json, write_json
 from jgmm.convert.tensors import write_tensors
 from jgmm.errors import InputError
 from train import __main__ as trainer
@@ -55,20 +55,24 @@ def test_judging(trained, capsys):
     assert 2 < found.bits[0] < 20
     assert imread(trained / "evaluation" / "quality.png").std() > 0.05
     written = trained / "evaluation" / "evaluation.json"
-    as_before = re.sub(r'"init_from": null,\s*', "", written.read_text())  # of a version that did not have the option
-    assert as_before != written.read_text()
-    written.write_text(as_before)
+    content = read_json(written)
+    del content["about"]["config"]["init_from"], content["about"]["data_sha256"]  # as versions before these wrote it
+    write_json(written, content)
     assert run(evaluate.main, trained, *FAST, "4", "--likelihood", "3") == 0  # goes on where it was
     assert "2 evaluations: done" not in capsys.readouterr().out
     more = judging.read(trained / "evaluation")
     assert list(more.rows) == ["real", "x0", "1", "2", "4"]
     assert more.rows["2"] == found.rows["2"]
     assert more.about["options"]["nfe"] == [1, 2, 4]
-    written.write_text(written.read_text().replace('"step": 4', '"step": 3'))  # before the training went on
+    content["about"]["step"] = 3  # before the training went on
+    write_json(written, content)
     assert run(evaluate.main, trained, *FAST) == 0
     again = judging.read(trained / "evaluation")
     assert list(again.rows) == ["real", "x0", "1", "2"]
     assert again.about["step"] == 4
+    written.write_text(written.read_text().replace('"step": 4', '"step": 5'))
+    assert run(evaluate.main, trained, *FAST) == 2
+    assert "evaluation.json is not as it was written" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -79,6 +83,9 @@ def test_what_cannot_be_judged_is_refused(trained, tmp_path, capsys):
         ([tmp_path], "no training at"),
         ([trained, "--nfe", "0"], "--nfe must be from 1"),
         ([trained, "--nfe", "3", "--solver", "heun"], "multiple"),
+        ([trained, "--solver", "dopri5"], "chooses its own number of evaluations"),
+        ([trained, "--likelihood", "1"], "has no standard error"),
+        ([trained, *FAST, "--likelihood", "600", "--out", tmp_path / "new"], "more than the 539 real images"),
         ([trained, "--features", "inception"], "unknown kind of features"),
         ([trained, "--out", tmp_path], "was not written by python -m train.evaluate"),
         ([trained, "--inception-weights", tmp_path / "weights.npz", "--out", tmp_path / "new"], "was not made by"),
@@ -177,9 +184,22 @@ def test_a_study_goes_on_and_refuses_other_budgets(tmp_path, capsys, monkeypatch
     extended = (out / "table.md").read_text().splitlines()
     assert all(any(line.startswith(row) for line in extended) for row in table.splitlines() if row.startswith("| "))
     assert any(line.endswith("| x0 | 1 | 2 |") for line in extended)
-    file.write_text(STUDY.format(out=out, steps=6))
-    assert run(study.main, file) == 2
-    assert "was trained with another --steps: runs of different budgets" in capsys.readouterr().err
+    # A training that was judged before its end goes on, and is judged again.
+    written = out / "two-component" / "seed-0" / "evaluation" / "evaluation.json"
+    content = read_json(written)
+    content["about"]["step"] = 2
+    write_json(written, content)
+    assert run(study.main, file) == 0
+    assert read_json(written)["about"]["step"] == 4
+    for change, message in (
+        (("steps = 4", "steps = 6"), "was trained with another --steps: runs of different budgets"),
+        (("k = 2", "k = 3"), "two was made with another --k"),
+        (("nfe = 2\n", "nfe = 4\n"), "seed-0 was made with another --nfe"),
+        (('["pca"]', '["pca"]\nn = 530'), "was judged with another --n"),
+    ):
+        file.write_text(STUDY.format(out=out, steps=4).replace(*change))
+        assert run(study.main, file) == 2
+        assert message in capsys.readouterr().err
 
 
 def test_a_study_that_is_none_is_refused(tmp_path):
@@ -194,12 +214,20 @@ def test_a_study_that_is_none_is_refused(tmp_path):
         (whole.replace('"two, component"', '"n 0 i independent"'), "differ in their letters and digits"),
         (whole.replace('coupling = "component"', 'coupling = "components"'), "unknown coupling"),
         (whole[: whole.index("[[row]]")], "at least one"),
-        (whole.replace("[0, 1]", "3"), "seeds must be a list of integers, got 3"),
+        (whole.replace("[0, 1]", "3"), "seeds must be a list of different integers, got 3"),
         ("study = 1", "expected tables"),
         (whole.replace("seeds = [0, 1]", "picture = [3]"), "picture must be a list of names of rows, got .3."),
         (whole.replace('source = "two"', 'source = "three"'), "among gaussian, mle, two, back or a run folder"),
         (whole.replace('row = "N(0, I), independent"', 'row = "reversed"'), "the name of an earlier row"),
         (whole.replace("nfe = [1]", "nfe = [0]"), "--nfe must be from 1"),
+        (whole.replace("nfe = [1]", "nfe = 0"), "--nfe must be from 1"),
+        (whole.replace("[0, 1]", "[0, 0]"), "seeds must be a list of different integers"),
+        (whole.replace("[0, 1]", "[true]"), "seeds must be a list of different integers"),
+        (whole.replace("prune = true", 'prune = "no"'), "has prune = 'no', expected true or false"),
+        (whole.replace("k = 2", "seed = 2"), r"\[mixtures.two\] cannot have seed: .* the images of \[train\]"),
+        (whole.replace("k = 2", "kk = 2"), "kk"),
+        (whole.replace("k = 3", "k = 0"), "--k must be"),
+        (whole.replace("mixtures.two", "mixtures.mle"), "several sources of the name mle"),
     ):
         file.write_text(content)
         with pytest.raises(InputError, match=message):

@@ -17,6 +17,8 @@ CHANNELS, STEPS, BATCH, RATE, DECAY = (32, 64, 128), 400, 128, 3e-3, 1e-2
 OPTIMIZER = optax.adamw(optax.cosine_decay_schedule(RATE, STEPS), weight_decay=DECAY)
 # Of each kind; half of them train the network.
 LEAST = 4 * BATCH
+# Deviations of a channel below this, of pixels in [-1, 1], are none.
+LEAST_SPREAD = 1e-6
 
 
 class Judge(nnx.Module):
@@ -50,7 +52,7 @@ def auc(a: Float[np.ndarray, "n h w c"], b: Float[np.ndarray, "n h w c"], seed: 
     check(len(a) >= LEAST, f"the classifier needs at least {LEAST} images of each kind, got {len(a)}.")
     half = len(a) // 2
     seen, asked = (_channels(np.concatenate(parts)) for parts in ([a[:half], b[:half]], [a[half:], b[half:]]))
-    middle, spread = seen.mean(axis=(0, 1, 2)), seen.std(axis=(0, 1, 2))
+    middle, spread = seen.mean(axis=(0, 1, 2)), np.maximum(seen.std(axis=(0, 1, 2)), LEAST_SPREAD)
     seen, asked = (seen - middle) / spread, (asked - middle) / spread
     structure, parameters = nnx.split(Judge(seen.shape[3], nnx.Rngs(seed)))
     state, labels = OPTIMIZER.init(parameters), np.repeat([1.0, 0.0], half).astype(np.float32)
