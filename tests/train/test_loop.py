@@ -175,26 +175,35 @@ def test_eight_devices_and_parts_of_batches_train_alike(extra, on_one_device):
     assert bool(cut) == ("--fsdp" in extra)
 
 
-@pytest.mark.slow
-def test_two_processes_train_alike(whole, tmp_path):
-    """And what they saved is restored on another mesh."""
+def both_finished(*args):
+    """What two processes have said."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
-    folder = tmp_path / "two"
     variables = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2"}
-    both = [
-        started(*SMALL, "--steps", 8, "--distributed", "--out", folder, JAX_PROCESS_ID=str(i), **variables)
-        for i in range(2)
-    ]
-    out = [finished(process) for process in both]
-    assert "2 process(es)" in out[0]
+    both = [started(*args, "--distributed", JAX_PROCESS_ID=str(i), **variables) for i in range(2)]
+    return [finished(process) for process in both]
+
+
+@pytest.mark.slow
+def test_two_processes_train_alike(whole, tmp_path):
+    """And what they saved is restored on another mesh."""
+    folder = tmp_path / "two"
+    assert "2 process(es)" in both_finished(*SMALL, "--steps", 8, "--out", folder)[0]
     np.testing.assert_allclose(losses(folder), losses(whole)[:4], rtol=1e-4)
-    options = ["--resume", "--distributed", "--steps", 10, "--out", folder]
-    for process in [started(*options, JAX_PROCESS_ID=str(i), **variables) for i in range(2)]:
-        finished(process)
+    both_finished("--resume", "--steps", 10, "--out", folder)
     finished(started("--resume", "--steps", 12, "--out", folder))
     np.testing.assert_allclose(losses(folder), losses(whole), rtol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("coupling", ["cache", "semidiscrete"])
+def test_two_processes_couple_alike(coupling, tmp_path):
+    asked = [*SMALL, "--steps", 4, "--coupling", coupling]
+    asked += ["--potential-rounds", 1] if coupling == "semidiscrete" else []
+    both_finished(*asked, "--out", tmp_path / "two")
+    finished(started(*asked, "--out", tmp_path / "one"))
+    np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=1e-4)
 
 
 @pytest.mark.parametrize(("steps", "expected"), [(4, []), pytest.param(6, [4.9657135], marks=pytest.mark.slow)])
