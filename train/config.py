@@ -4,9 +4,8 @@ The default is the CIFAR-10 recipe of torchcfm (`examples/images/cifar10`): Adam
 batches of 128, 400,000 steps, horizontal flips, an average of the parameters with decay 0.9999, t uniform. With N(0, I)
 and a minibatch assignment (`--coupling ot`) it is published to reach an FID of 4.40 at 100 Euler steps (arXiv
 2512.18184, table 2); jgmm has not measured it. `--preset tiny` runs the same code on a CPU in minutes, and
-`--preset product` trains from a product of block mixtures in the space and with the coupling that have been best with
-it; `--preset reversed` does so from a source of `python -m train.reverse`, and is better still with `--init-from` the
-flow that the source was made with (docs/judging.md).
+`--preset mixture` trains from a mixture source, of `python -m train.reverse` or a product of block mixtures, in the
+space and with the coupling that have been best with both (docs/judging.md).
 """
 
 from collections.abc import Sequence
@@ -27,7 +26,7 @@ PROG = "python -m train"
 class Config:
     """Train a flow from a source to images."""
 
-    preset: Literal["cifar10", "tiny", "product", "reversed"] = "cifar10"
+    preset: Literal["cifar10", "tiny", "mixture"] = "cifar10"
     """The named set of defaults for all options that follow."""
     out: Path | None = None
     """The run folder [default: runs/flow-<dataset>-<source>-<coupling>, and the space and preset if not default]."""
@@ -169,8 +168,8 @@ class Config:
         check_one_source(self)
         check(
             self.source != "",
-            "--source is empty: --preset product needs one of python -m jgmm.fit --blocks 4 --k 50 --out SOURCE, and "
-            "--preset reversed one of python -m train.reverse RUN --out SOURCE.",
+            "--source is empty: --preset mixture needs one, of python -m train.reverse RUN --out SOURCE, or of "
+            "python -m jgmm.fit --blocks 4 --k 50 --out SOURCE.",
         )
         for name in ("steps", "log_every", "save_every", "sample_every"):
             fits = getattr(self, name) % self.unroll == 0
@@ -250,10 +249,16 @@ TINY = Config(
     save_every=500,
     sample_every=500,
 )
-REVERSED = Config(preset="reversed", source="", coupling="semidiscrete", cost_axes=128)
 # 0.4 is as much of the variance at 32 x 32 as 0.1, which was measured, is at 16 x 16.
-PRODUCT = replace(REVERSED, preset="product", space="zca", zca_epsilon=0.4)
-PRESETS = {"cifar10": Config(), "tiny": TINY, "product": PRODUCT, "reversed": REVERSED}
+MIXTURE = Config(
+    preset="mixture",
+    source="",
+    coupling="semidiscrete",
+    cost_axes=128,
+    space="zca",
+    zca_epsilon=0.4,
+)
+PRESETS = {"cifar10": Config(), "tiny": TINY, "mixture": MIXTURE}
 
 
 def parse(args: Sequence[str]) -> Config:

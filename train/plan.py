@@ -15,7 +15,8 @@ from train.config import Config
 from train.registry import SOURCES
 
 # What rows may differ in; all else is of the budget, which is equal.
-FREE = {"source", "coupling", "rho", "space", "zca_epsilon", "norm_align", "cost_axes", "epsilon", "potential_rounds"}
+OF_ROWS = {"source", "norm_align", "space", "zca_epsilon", "coupling", "rho", "cost_axes", "epsilon"}
+OF_ROWS |= {"potential_rounds"}
 OF_EVALUATION = {"nfe", "n", "solver", "features", "inception_weights"}
 # Mixtures are fitted to the images that rows are trained on: these options are the trainings', and the seed, by which
 # images are held out, is the default.
@@ -122,7 +123,7 @@ def read(path: Path) -> Study:
     strange = head.keys() - set(known)
     check(not strange, f"{path}: [study] has {', '.join(known)}, got {', '.join(strange)}.")
     check("out" in head, f"{path}: [study] needs the folder that it writes to, out.")
-    options = {f.name for f in fields(Config)} - FREE - {"seed", "out", "resume", "distributed"}
+    options = {f.name for f in fields(Config)} - OF_ROWS - {"seed", "out", "resume", "distributed"}
     check(train.keys() <= options, f"{path}: [train] cannot have {', '.join(sorted(train.keys() - options))}.")
     rows = [_row(path, row) for row in given]
     seeds = head.get("seeds", [0])
@@ -139,7 +140,7 @@ def read(path: Path) -> Study:
 def _row(path: Path, row: dict[str, Any]) -> Row:
     check(isinstance(row.get("name"), str), f"{path}: every [[row]] needs a name.")
     given = {key: value for key, value in row.items() if key not in ("name", "prune")}
-    strange = given.keys() - FREE
+    strange = given.keys() - OF_ROWS
     check(
         not strange,
         f"{path}: row {row['name']!r} has {', '.join(sorted(strange))}: rows differ in their source, coupling and "

@@ -18,7 +18,7 @@ PROG = "python -m train.reverse"
 @dataclass(frozen=True)
 class Options:
     """Carry the images of a flow back to t = 0, and fit Gaussians to what they become: a source for
-    `python -m train --preset reversed --source OUT --init-from RUN`."""
+    `python -m train --preset mixture --source OUT --init-from RUN`."""
 
     run: tyro.conf.Positional[Path]
     """The run folder, written by `python -m train`."""

@@ -201,7 +201,7 @@ def test_draws_of_conditional_flows_keep_their_labels(rng):
 
 def test_options_of_a_preset_are_not_given(rng):
     """A coupling without the preset's cost axes does not ask to leave them out."""
-    config = replace(PRESETS["product"], flips=False, batch_size=8, coupling="ot")
+    config = replace(PRESETS["mixture"], flips=False, batch_size=8, coupling="ot")
     images, start = images_in_the_plane(rng, 10), Base(PLANE, Gaussian(SHAPE))
     assert couplings.build(config, images, start).assigned
     with pytest.raises(InputError, match="--cost-axes is no option of --coupling ot"):

@@ -310,9 +310,8 @@ def test_bad_input_is_refused(whole, tmp_path, capsys):
         assert run(command.main, *small, "--out", tmp_path / "new", *args) == 2, args
         assert message in " ".join(capsys.readouterr().err.split()), args
         assert not (tmp_path / "new").exists()
-    for preset in ("product", "reversed"):
-        assert run(command.main, "--preset", preset, "--out", tmp_path / "new") == 2
-        assert "--source is empty: --preset product needs" in capsys.readouterr().err
+    assert run(command.main, "--preset", "mixture", "--out", tmp_path / "new") == 2
+    assert "--source is empty: --preset mixture needs one" in capsys.readouterr().err
     assert run(command.main, "--resume", "--out", whole, "--learning-rate", "0.1") == 2
     assert "--learning-rate differs" in capsys.readouterr().err
     assert run(command.main, "--resume", "--out", tmp_path / "none") == 2
