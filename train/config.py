@@ -204,7 +204,9 @@ class Config:
         values = {"pixels": "raw", **values}  # as versions before this option took them
         typed: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
         paths = {n: Path(typed[n]) for n in ("out", "data", "data_dir", "init_from") if typed.get(n) is not None}
-        return replace(PRESETS[values.get("preset", "cifar10")], **(typed | paths))
+        if typed.get("preset") not in PRESETS:  # one that is no more: its options are there
+            typed["preset"] = "cifar10"
+        return replace(PRESETS[typed["preset"]], **(typed | paths))
 
     def difference(self, other: "Config") -> str | None:
         """The first flag on which two configurations differ, apart from places, the length and what is shown."""

@@ -125,8 +125,7 @@ def _judged_before(options: "Options", about: dict[str, Any]) -> Judged | None:
         config = Config.from_json(about.get("config", {})).to_json() | {"data_dir": None, "out": None}
         return json.loads(json.dumps(about | {"options": asked, "config": config}))
 
-    known = {"data_sha256": about["data_sha256"]} | found.about  # which versions before this one did not write
-    if compared(known) != compared(about):
+    if compared(found.about) != compared(about):
         return None
     both = sorted({*there["nfe"], *options.nfe})
     return found._replace(about=about | {"options": about["options"] | {"nfe": both}})
@@ -224,7 +223,7 @@ def _bits(flow: Flow, options: "Options", real: np.ndarray) -> tuple[float, floa
     if options.likelihood == 0:
         return None
     n = options.likelihood
-    check(n <= len(real), f"--likelihood {n} is more than the {len(real)} real images there are.")
+    check(n <= len(real), f"--likelihood {n} is more than the {len(real)} real images there are, up to --n.")
     key = jax.random.fold_in(jax.random.key(options.seed), LIKELIHOOD)
     found = np.asarray(bits_per_dim(key, flow, real[:n], options.trace), np.float64)
     return float(found.mean()), float(found.std(ddof=1) / np.sqrt(len(found)))

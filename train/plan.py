@@ -15,12 +15,20 @@ from train.config import Config
 from train.registry import SOURCES
 
 # What rows may differ in; all else is of the budget, which is equal.
-OF_ROWS = {"source", "norm_align", "space", "zca_epsilon", "coupling", "rho", "cost_axes", "epsilon"}
-OF_ROWS |= {"potential_rounds"}
+OF_ROWS = {
+    "source",
+    "norm_align",
+    "space",
+    "zca_epsilon",
+    "coupling",
+    "rho",
+    "cost_axes",
+    "epsilon",
+    "potential_rounds",
+}
 OF_EVALUATION = {"nfe", "n", "solver", "features", "inception_weights"}
-# Mixtures are fitted to the images that rows are trained on: these options are the trainings', and the seed, by which
-# images are held out, is the default.
-OF_DATA = ("dataset", "data", "pixels", "size", "holdout")
+# Mixtures are fitted to the images that rows are trained on: these options are the trainings'.
+OF_DATA = ("dataset", "data", "data_dir", "pixels", "size", "holdout")
 TABLES = ("study", "train", "mixtures", "reversed")
 # Folders of sources, beside those of the rows.
 MIXTURES, REVERSED = "mixtures", "reversed"
@@ -74,9 +82,11 @@ class Study(NamedTuple):
     def source(self, row: Row, seed: int) -> Path | str | None:
         """As `--source` has it, or None for the default."""
         name = row.options.get("source")
-        if name in self.mixtures:
-            return self.out / MIXTURES / name
-        return self.out / REVERSED / name / f"seed-{seed}" if name in self.reversed else name
+        return self.made(name, seed) if name in {*self.mixtures, *self.reversed} else name
+
+    def made(self, name: str, seed: int) -> Path:
+        """The folder of [mixtures.NAME], or of [reversed.NAME]."""
+        return self.out / MIXTURES / name if name in self.mixtures else self.out / REVERSED / name / f"seed-{seed}"
 
     def train_args(self, row: Row, seed: int) -> list[str]:
         """The arguments of `python -m train`."""
@@ -92,7 +102,7 @@ class Study(NamedTuple):
     def fit_args(self, name: str) -> list[str]:
         """The arguments of `python -m jgmm.fit`."""
         of_data = {key: self.train[key] for key in OF_DATA if key in self.train}
-        return words(of_data | self.mixtures[name] | {"out": self.out / MIXTURES / name})
+        return words(of_data | self.mixtures[name] | {"out": self.made(name, 0)})
 
     def carried(self, name: str) -> Row:
         """The row whose flow carries the images of [reversed.NAME] back."""
@@ -101,8 +111,8 @@ class Study(NamedTuple):
     def reverse_args(self, name: str, seed: int) -> list[str]:
         """The arguments of `python -m train.reverse`."""
         options: dict[str, Any] = {key: value for key, value in self.reversed[name].items() if key != "row"}
-        options["out"] = self.out / REVERSED / name / f"seed-{seed}"
-        return [str(self.folder(self.carried(name), seed)), *words(options)]
+        run = self.folder(self.carried(name), seed)
+        return [str(run), *words(options | {"out": self.made(name, seed)})]
 
 
 def read(path: Path) -> Study:
@@ -162,24 +172,22 @@ def _check(path: Path, study: Study) -> None:
     check(known, f"{path}: picture must be a list of names of rows, got {study.picture!r}.")
     evaluate.parse(study.evaluate_args(study.rows[0], 0)).check()
     _check_sources(path, study)
-    for i, row in enumerate(study.rows):
+    for row in study.rows:
         configs.parse(study.train_args(row, 0)).check()
         name = str(row.options.get("source", "gaussian"))
-        if name in study.reversed:
-            carried = study.carried(name)
-            before = carried in study.rows[:i]
-            check(before, f"{path}: [reversed.{name}] needs the name of an earlier row, got row = {carried.name!r}.")
-        else:
-            names = ", ".join([*SOURCES, *study.mixtures, *study.reversed])
-            there = name in SOURCES or name in study.mixtures or Path(name).is_dir()
-            check(there, f"{path}: expected a source of {row.name!r} among {names} or a run folder, got {name!r}.")
+        names = [*SOURCES, *study.mixtures, *study.reversed]
+        check(
+            name in names or Path(name).is_dir(),
+            f"{path}: expected a source of {row.name!r} among {', '.join(names)} or a run folder, got {name!r}.",
+        )
 
 
 def _check_sources(path: Path, study: Study) -> None:
     both = sorted(study.mixtures.keys() & study.reversed.keys() | {*study.mixtures, *study.reversed} & set(SOURCES))
     check(not both, f"{path}: there are several sources of the name {', '.join(both)}.")
     for name, given in study.mixtures.items():
-        theirs = sorted(given.keys() & {*OF_DATA, "data_dir", "seed", "out", "resume"})
+        # By the seed, images are held out.
+        theirs = sorted(given.keys() & {*OF_DATA, "out", "resume", *(["seed"] if study.train.get("holdout") else [])})
         check(
             not theirs,
             f"{path}: [mixtures.{name}] cannot have {', '.join(theirs)}: mixtures are fitted to the images of [train].",
@@ -187,8 +195,9 @@ def _check_sources(path: Path, study: Study) -> None:
         fit.parse(study.fit_args(name)).check()
     for name, given in study.reversed.items():
         asked = given.get("row")
-        known = asked in [row.name for row in study.rows]
-        check(known, f"{path}: [reversed.{name}] needs the name of an earlier row, got row = {asked!r}.")
+        first = next((i for i, row in enumerate(study.rows) if row.options.get("source") == name), None)
+        earlier = [row.name for row in study.rows[:first]]
+        check(asked in earlier, f"{path}: [reversed.{name}] needs the name of an earlier row, got row = {asked!r}.")
         theirs = sorted(given.keys() & {"run", "data_dir", "out"})
         check(not theirs, f"{path}: [reversed.{name}] cannot have {', '.join(theirs)}.")
         reverse.parse(study.reverse_args(name, 0)).check()

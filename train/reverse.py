@@ -18,7 +18,7 @@ PROG = "python -m train.reverse"
 @dataclass(frozen=True)
 class Options:
     """Carry the images of a flow back to t = 0, and fit Gaussians to what they become: a source for
-    `python -m train --preset mixture --source OUT --init-from RUN`."""
+    `python -m train --source OUT --coupling semidiscrete --init-from RUN` in the same space."""
 
     run: tyro.conf.Positional[Path]
     """The run folder, written by `python -m train`."""
@@ -44,6 +44,9 @@ class Options:
 
     def check(self) -> None:
         """Raise InputError for any value that can be refused before the run is seen."""
+        from train.sampler import check_solver
+
+        check_solver(self.solver, self.nfe)
         check_count("--k", self.k)
         check_count("--batch-size", self.batch_size)
         check_number("--shrinkage", self.shrinkage, least=0)
@@ -61,9 +64,7 @@ def main(args: Sequence[str] | None = None) -> None:
     options.check()
 
     from train import backward
-    from train.sampler import check_solver
 
-    check_solver(options.solver, options.nfe)
     cli.compile_once()
     backward.make_source(options)
 

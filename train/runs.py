@@ -18,7 +18,7 @@ from train.couplings.base import Coupling
 
 CONFIG, COUPLING = "config.json", "coupling.npz"
 KIND = "jgmm.flow"
-# Options that say which function the parameters of a network are of; the last in whitened space alone.
+# Options that say which function the parameters of a network are of.
 FUNCTION = ("base", "multipliers", "blocks", "attention", "head_channels", "time_scale", "space", "zca_epsilon")
 # Trainings before this format had no seals and named none.
 FORMAT = 3
@@ -111,7 +111,7 @@ def check_same_network(folder: Path, config: Config, shape: tuple[int, ...], cla
     """Raise InputError unless the network of a training, in its space, is that of these options and images."""
     content = read(folder)
     there = config_of(folder, content)
-    for name in FUNCTION if config.space == "zca" else FUNCTION[:-1]:
+    for name in (name for name in FUNCTION if name != "zca_epsilon" or config.space == "zca"):
         mine, other = getattr(config, name), getattr(there, name)
         check(mine == other, f"--init-from {folder} was trained with {flag(name)} {other}, and here it is {mine}.")
     known = tuple(content["shape"]), content["classes"]

@@ -49,7 +49,7 @@ from jgmm.commands.options import flag, to_json
 from jgmm.errors import InputError, check
 from train import config as configs
 from train import reverse
-from train.plan import MIXTURES, REVERSED, Row, Study, read, words
+from train.plan import Row, Study, read, words
 
 PROG = "python -m train.study"
 TABLE, PICTURE = "table.md", "quality.png"
@@ -78,53 +78,59 @@ def main(args: Sequence[str] | None = None) -> None:
         for j, row in enumerate(study.rows):
             place = f"row {j + 1} of {len(study.rows)}, seed {i + 1} of {len(study.seeds)}: {row.name}"
             try:
-                _one(study, row, seed, options.place, place)
+                if _one(study, row, seed, options.place, place):
+                    _write(study)
             except InputError as error:
                 print(f"error: {error}", file=sys.stderr)
                 failed += 1
-            else:
-                _write(study)
+    _write(study)
     check(failed == 0, f"{failed} of {len(study.seeds) * len(study.rows)} trainings have failed: see above.")
 
 
-def _one(study: Study, row: Row, seed: int, data: list[str], place: str) -> None:
-    """Train, or go on, and judge, unless that was done."""
+def _one(study: Study, row: Row, seed: int, data: list[str], place: str) -> bool:
+    """Train, or go on, and judge; False if that was done before."""
     from train import runs
-    from train.checkpoints import Checkpoints
-    from train.table import check_budget, numbers
+    from train.checkpoints import FOLDER
+    from train.table import difference, numbers
 
     folder, given = study.folder(row, seed), study.train_args(row, seed)
     asked, source = configs.parse(given), row.options.get("source")
     _check_source(study, row, seed)
     if (folder / "config.json").exists():
-        check_budget(folder, runs.kept_config(folder), asked)
+        other = difference(runs.kept_config(folder), asked)
+        check(
+            other is None,
+            f"{folder} was trained with another {other}: runs of different budgets are not compared. Choose another "
+            "out, or delete it.",
+        )
         given = ["--resume", "--out", str(folder)]
     if numbers(study, row, seed) is not None:
-        return
+        return False
     if source in study.mixtures:
-        _fit(study, source, data)
-    if source in study.reversed:
+        _fit(study, source, study.made(source, seed), data)
+    elif source in study.reversed:
         _reverse(study, source, seed, data)
     _run(f"{place}, training", "train", [*given, *data], folder)
-    with Checkpoints(folder) as saved:
-        done = saved.steps[-1:] == [asked.steps]
+    done = (folder / FOLDER / str(asked.steps)).is_dir()
     check(done, f"{place} was stopped before its last step: run the study again, which goes on.")
     _run(f"{place}, judging", "train.evaluate", [*study.evaluate_args(row, seed), *data], folder)
+    return True
 
 
 def _check_source(study: Study, row: Row, seed: int) -> None:
     """Raise InputError where the source of a row is there, and was made with other options."""
-    name, folder = row.options.get("source"), study.source(row, seed)
-    if name not in {*study.mixtures, *study.reversed} or not (Path(str(folder)) / "config.json").exists():
+    name = row.options.get("source")
+    if name not in {*study.mixtures, *study.reversed} or not (study.made(name, seed) / "config.json").exists():
         return
-    there = read_config(Path(str(folder)))
+    folder = study.made(name, seed)
+    there = read_config(folder)
     if name in study.mixtures:
         asked = to_json(fit.parse(study.fit_args(name)))
         made = to_json(fit.Options.from_json(there["options"]))
     else:
         asked = to_json(reverse.parse(study.reverse_args(name, seed)))
         made = there["reversed"].get("options", asked)  # versions before this one did not keep them
-    differing = [key for key in asked if key not in ("out", "data_dir") and made[key] != asked[key]]
+    differing = [key for key in asked if key not in ("out", "data_dir") and made.get(key, asked[key]) != asked[key]]
     check(
         not differing,
         f"{folder} was made with another {', '.join(map(flag, differing))}: choose another out, or delete it and the "
@@ -132,9 +138,8 @@ def _check_source(study: Study, row: Row, seed: int) -> None:
     )
 
 
-def _fit(study: Study, name: str, data: list[str]) -> None:
+def _fit(study: Study, name: str, folder: Path, data: list[str]) -> None:
     """Fit a mixture, or go on, unless that was done."""
-    folder = study.out / MIXTURES / name
     if not (folder / "config.json").exists():
         goes_on = ["--resume"] if kept_options(folder) is not None else []
         _run(f"mixture {name}", "jgmm.fit", [*study.fit_args(name), *data, *goes_on], folder)
@@ -144,7 +149,7 @@ def _reverse(study: Study, name: str, seed: int, data: list[str]) -> None:
     """Make a source of the images that an earlier row's flow carries back, unless that was done."""
     from train.table import numbers
 
-    row, folder = study.carried(name), study.out / REVERSED / name / f"seed-{seed}"
+    row, folder = study.carried(name), study.made(name, seed)
     if not (folder / "config.json").exists():
         check(numbers(study, row, seed) is not None, f"{name} needs the flow of {row.name!r}, which has failed.")
         _run(f"{name} of {row.name}", "train.reverse", [*study.reverse_args(name, seed), *data], folder)
@@ -169,6 +174,8 @@ def _write(study: Study) -> None:
     from train.table import Table
 
     table = Table.of(study)
+    if not table.means:
+        return
     (study.out / TABLE).write_text("\n".join(table.lines()) + "\n")
     shown = {name: rows for name, rows in table.means.items() if name in study.picture}
     if shown:

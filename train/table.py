@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from statistics import fmean, stdev
 from typing import NamedTuple
 
@@ -30,7 +29,7 @@ class Table(NamedTuple):
 
     @classmethod
     def of(cls, study: Study) -> "Table":
-        """Of all that has been judged, without rows of another budget, which `numbers` refuses."""
+        """Of all that has been judged, without rows that `numbers` refuses."""
         judged: dict[str, list[judging.Judged]] = {}
         for row in study.rows:
             for seed in study.seeds:
@@ -76,31 +75,26 @@ class Table(NamedTuple):
 
 def numbers(study: Study, row: Row, seed: int) -> judging.Judged | None:
     """What a row was judged by after its last step, once that is all that the study asks for. Raises InputError for
-    another budget, and another judge."""
+    another judge."""
     folder = study.judged(row, seed)
     if not (folder / judging.SUMMARY).exists():
         return None
     found, config = judging.read(folder), configs.parse(study.train_args(row, seed))
-    check_budget(study.folder(row, seed), Config.from_json(found.about["config"]), config)
     asked = to_json(evaluate.parse(study.evaluate_args(row, seed)))
     there = to_json(evaluate.Options(folder)) | found.about["options"]
     other = [name for name in asked if name not in judging.FREE and there[name] != asked[name]]
     check(not other, f"{folder} was judged with another {', '.join(map(flag, other))}: delete it, to judge anew.")
-    whole = found.about["step"] == config.steps and found.rows.keys() >= set(study.columns)
-    return found if whole else None
+    trained, step = Config.from_json(found.about["config"]), found.about["step"]
+    done = difference(trained, config) is None and step == config.steps
+    return found if done and found.rows.keys() >= set(study.columns) else None
 
 
-def check_budget(folder: Path, there: Config, asked: Config) -> None:
-    """Raise InputError for a training with other options than a study asks for."""
+def difference(there: Config, asked: Config) -> str | None:
+    """The first flag on which a training differs from what a study asks for."""
     # Data that have no mirror images have switched flips off.
     settled = replace(asked, flips=asked.flips and there.flips)
     also = (flag(name) for name in ("data", "steps") if getattr(there, name) != getattr(asked, name))
-    differing = there.difference(settled) or next(also, None)
-    check(
-        differing is None,
-        f"{folder} was trained with another {differing}: runs of different budgets are not compared. Choose another "
-        "out, or delete it.",
-    )
+    return there.difference(settled) or next(also, None)
 
 
 def _over(rows: list[dict], of: Callable[[list[float]], float]) -> dict[str, dict[str, float]]:
