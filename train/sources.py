@@ -213,12 +213,10 @@ def fitted(config: Config, images: Images, space: Encoder) -> Mixture:
 
 def _reversed(config: Config, run: dict[str, Any], images: Images) -> Reversed:
     made = run["reversed"]
-    same_space = made["space"] == config.space
-    check(
-        same_space and (config.space != "zca" or made["zca_epsilon"] == config.zca_epsilon),
-        f"--source {config.source} is of a flow in the space {made['space']} with ε = {made['zca_epsilon']}: give the "
-        "same --space and --zca-epsilon.",
-    )
+    whitened = made["space"] == "zca"
+    given = f"--space {made['space']}" + (f" --zca-epsilon {made['zca_epsilon']}" if whitened else "")
+    same = made["space"] == config.space and (not whitened or made["zca_epsilon"] == config.zca_epsilon)
+    check(same, f"--source {config.source} is of a flow that was trained with {given}: give the same.")
     same = made["data_sha256"] == images.sha256
     check(
         same, f"--source {config.source} is of a flow that was trained on other images, or another --holdout or --size."

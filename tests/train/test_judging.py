@@ -248,6 +248,6 @@ def test_a_source_of_images_carried_backward(method, trained, tmp_path, capsys):
     assert runs.kept_config(second).steps == 6
     assert run(reverse.main, second, "--k", "5", "--nfe", "2", "--out", tmp_path / "again") == 0
     assert run(trainer.main, *DIGITS, *more[:-1], tmp_path / "other", "--space", "zca") == 2
-    assert "of a flow in the space pixel" in capsys.readouterr().err
+    assert "of a flow that was trained with --space pixel: give the same" in capsys.readouterr().err
     assert run(reverse.main, trained, *how) == 2
     assert "already holds" in capsys.readouterr().err
