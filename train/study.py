@@ -107,7 +107,7 @@ def _one(study: Study, row: Row, seed: int, data: list[str], place: str) -> bool
     if numbers(study, row, seed) is not None:
         return False
     if source in study.mixtures:
-        _fit(study, source, study.made(source, seed), data)
+        _fit(study, source, seed, data)
     elif source in study.reversed:
         _reverse(study, source, seed, data)
     _run(f"{place}, training", "train", [*given, *data], folder)
@@ -138,8 +138,9 @@ def _check_source(study: Study, row: Row, seed: int) -> None:
     )
 
 
-def _fit(study: Study, name: str, folder: Path, data: list[str]) -> None:
+def _fit(study: Study, name: str, seed: int, data: list[str]) -> None:
     """Fit a mixture, or go on, unless that was done."""
+    folder = study.made(name, seed)
     if not (folder / "config.json").exists():
         goes_on = ["--resume"] if kept_options(folder) is not None else []
         _run(f"mixture {name}", "jgmm.fit", [*study.fit_args(name), *data, *goes_on], folder)
