@@ -251,7 +251,7 @@ TINY = Config(
     save_every=500,
     sample_every=500,
 )
-# 0.4 is as much of the variance at 32 x 32 as 0.1, which was measured, is at 16 x 16.
+# 0.4 is as much of the variance at 32 x 32 as 0.1 is at 16 x 16: both were measured (docs/judging.md).
 MIXTURE = Config(
     preset="mixture",
     source="",
