@@ -4,8 +4,8 @@ The default is the CIFAR-10 recipe of torchcfm (`examples/images/cifar10`): Adam
 batches of 128, 400,000 steps, horizontal flips, an average of the parameters with decay 0.9999, t uniform. With N(0, I)
 and a minibatch assignment (`--coupling ot`) it is published to reach an FID of 4.40 at 100 Euler steps (arXiv
 2512.18184, table 2); jgmm has not measured it. `--preset tiny` runs the same code on a CPU in minutes, and
-`--preset mixture` trains from a mixture source, of `python -m train.reverse` or a product of block mixtures, in the
-space and with the coupling that have been best with both (docs/judging.md).
+`--preset mixture` trains from a mixture source, of `python -m jgmm.fit` or `python -m train.reverse`, in the space and
+with the coupling that have been best with both (docs/judging.md).
 """
 
 from collections.abc import Sequence
@@ -168,8 +168,8 @@ class Config:
         check_one_source(self)
         check(
             self.source != "",
-            "--source is empty: --preset mixture needs one, of python -m train.reverse RUN --out SOURCE, or of "
-            "python -m jgmm.fit --blocks 4 --k 50 --out SOURCE.",
+            "--source is empty: --preset mixture needs one, of python -m jgmm.fit --out SOURCE or of "
+            "python -m train.reverse RUN --out SOURCE.",
         )
         for name in ("steps", "log_every", "save_every", "sample_every"):
             fits = getattr(self, name) % self.unroll == 0
