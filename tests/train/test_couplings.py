@@ -61,9 +61,22 @@ def test_semidiscrete_is_the_plan_of_the_linear_program(transported):
     y = images.pixels.reshape(64, 2)
     cost = ((np.asarray(codes)[:, None] - y[None]) ** 2).sum(axis=2)
     plan = linear_sum_assignment(np.repeat(cost, 32, axis=1))[1] // 32
-    mine = np.asarray(coupling._scores(coupling.potential, codes, group)).argmax(axis=1)
+    mine = np.asarray(coupling.nearest(coupling.potential, codes, group))
     assert (plan == mine).mean() > 0.85  # of the others the plan of a sample is not that of the law
     assert cost[np.arange(2048), mine].mean() == pytest.approx(cost[np.arange(2048), plan].mean(), rel=0.02)
+
+
+def test_a_draw_goes_to_the_nearest_image_of_its_group(transported, rng):
+    """Of more images than are compared at a time, in two groups that share some."""
+    _, coupling = transported
+    y, g, x = (rng.normal(size=size).astype(np.float32) for size in ((2500, 2), (2, 2500), (300, 2)))
+    group, own = rng.integers(2, size=300), rng.random((2, 2500)) < 0.6
+    log_b = jnp.where(own, -1.0, -jnp.inf).astype(jnp.float32)
+    many = replace(coupling, codes=jnp.asarray(y), log_b=log_b, potential=jnp.asarray(g))
+    found = np.asarray(many.nearest(many.potential, jnp.asarray(x), jnp.asarray(group)))
+    score = np.where(own, g, -np.inf)[group] - ((x[:, None].astype(np.float64) - y[None]) ** 2).sum(axis=2)
+    assert own[group, found].all()
+    np.testing.assert_allclose(score[np.arange(300), found], score.max(axis=1), atol=1e-5)
 
 
 def test_the_fit_starts_from_the_potential_of_gaussians(transported):

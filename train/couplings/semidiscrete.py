@@ -23,9 +23,9 @@ from train.couplings.component import log_responsibilities
 from train.couplings.potential import GOOD, Quality, fit_potential
 from train.sources import NoiseSource
 
-# Images coded at a time, the least share of a component that an image counts in, and the stream of random numbers of
-# the fit, folded into the seed.
-ROWS, LEAST_SHARE, STREAM = 4096, 1e-3, 2**31 - 4
+# Images coded at a time, images that draws are compared with at a time, the least share of a component that an image
+# counts in, and the stream of random numbers of the fit, folded into the seed.
+ROWS, COMPARED, LEAST_SHARE, STREAM = 4096, 1024, 1e-3, 2**31 - 4
 
 
 @pytree
@@ -61,8 +61,10 @@ class Semidiscrete(Coupling):
         self, keys: Keys, data: Data, index: Int[Array, " b"], order: Int[Array, " b"] | None, memory: Any
     ) -> Pairs:
         x0, group = self._drawn(keys.coupling, index.shape[0])
-        s = self._scores(self.potential, self._coded(x0), group)
-        image = s.argmax(axis=1) if self.epsilon == 0 else jax.random.categorical(keys.flips, s, axis=1)
+        if self.epsilon == 0:
+            image = self.nearest(self.potential, self._coded(x0), group)
+        else:
+            image = jax.random.categorical(keys.flips, self._logits(self.potential, self._coded(x0), group), axis=1)
         _, image = shard_alike(index, image.astype(index.dtype))  # each device looks up its part of the batch
         n = data.pixels.shape[0]
         return Pairs(x0, data.chosen(image % n, image >= n), memory)
@@ -82,12 +84,32 @@ class Semidiscrete(Coupling):
         self, potential: Float[Array, "g j"], codes: Float[Array, "n d"], group: Int[Array, " n"]
     ) -> tuple[Float[Array, "g j"], Float[Array, "g j"]]:
         """See `Transport`."""
-        s, nothing = self._scores(potential, codes, group), jnp.zeros_like(potential)
+        nothing = jnp.zeros_like(potential)
         if self.epsilon == 0:
-            hits = nothing.at[group, s.argmax(axis=1)].add(1)
+            hits = nothing.at[group, self.nearest(potential, codes, group)].add(1)
             return hits, hits
-        p = jax.nn.softmax(s, axis=1)
+        p = jax.nn.softmax(self._logits(potential, codes, group), axis=1)
         return nothing.at[group].add(p), nothing.at[group].add(p * p)
+
+    def nearest(
+        self, potential: Float[Array, "g j"], codes: Float[Array, "n d"], group: Int[Array, " n"]
+    ) -> Int[Array, " n"]:
+        """argmax_j [g_j − |x − y_j|²] over the images of the group, a part of them at a time: on a CPU, XLA's argmax
+        over all of them is no vector operation and takes longer than the matrix product."""
+        parts = -(-self.codes.shape[0] // COMPARED)
+        more = parts * COMPARED - self.codes.shape[0]
+        y = jnp.pad(self.codes, ((0, more), (0, 0))).reshape(parts, COMPARED, -1)
+        g = jnp.where(self.log_b > -jnp.inf, potential, -jnp.inf)
+        g = jnp.pad(g, ((0, 0), (0, more)), constant_values=-jnp.inf).reshape(-1, parts, COMPARED)
+
+        def best(part: tuple[Array, Array]) -> tuple[Array, Array]:
+            s = _scores(*part, codes, group)
+            top = s.max(axis=0, keepdims=True)
+            return top, jnp.where(s == top, jnp.arange(COMPARED)[:, None], COMPARED).min(axis=0, keepdims=True)
+
+        top, place = jax.lax.map(best, (y, g.swapaxes(0, 1)))
+        part = top.argmax(axis=0, keepdims=True)
+        return (part * COMPARED + jnp.take_along_axis(place, part, axis=0))[0, 0]
 
     def _drawn(self, key: PRNGKeyArray, n: int) -> tuple[Float[Array, "n h w c"], Int[Array, " n"]]:
         if self.log_b.shape[0] == 1:
@@ -98,14 +120,18 @@ class Semidiscrete(Coupling):
     def _coded(self, x: Float[Array, "n h w c"]) -> Float[Array, "n d"]:
         return matmul(x.reshape(x.shape[0], -1), self.axes)
 
-    def _scores(
+    def _logits(
         self, potential: Float[Array, "g j"], codes: Float[Array, "n d"], group: Int[Array, " n"]
     ) -> Float[Array, "n j"]:
-        """g − c up to a number for each draw, for ε > 0 as the logits of images; -inf for those of other groups."""
-        s = potential[group] - (self.codes**2).sum(axis=1)[None] + 2 * matmul(codes, self.codes.T)
-        if self.epsilon > 0:
-            return s / self.epsilon + self.log_b[group]
-        return s if self.log_b.shape[0] == 1 else jnp.where(jnp.isfinite(self.log_b)[group], s, -jnp.inf)
+        return _scores(self.codes, potential, codes, group).T / self.epsilon + self.log_b[group]
+
+
+def _scores(
+    y: Float[Array, "j d"], potential: Float[Array, "g j"], x: Float[Array, "n d"], group: Int[Array, " n"]
+) -> Float[Array, "j n"]:
+    """g − c up to a number for each draw."""
+    bias = potential.T - (y**2).sum(axis=1, keepdims=True)
+    return (bias if bias.shape[1] == 1 else bias[:, group]) + 2 * matmul(y, x.T)
 
 
 def _tell(found: Quality) -> None:
