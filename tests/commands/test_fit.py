@@ -105,10 +105,14 @@ def test_the_reference_names_and_maximum_likelihood_equal_scikit_learn(tmp_path)
         jax.config.update("jax_enable_x64", False)
 
 
-def test_own_vectors_mirror_images_and_starting_from_a_run(digits_run, tmp_path, rng):
+def test_own_vectors(tmp_path, rng):
     np.save(tmp_path / "blobs.npy", rng.normal(size=(300, 2)) + 6 * (np.arange(300) % 3)[:, None])
     assert run(fit.main, "--data", tmp_path / "blobs.npy", "--k", 3, "--out", tmp_path / "blobs") == 0
     assert jgmm.sample(jax.random.key(0), jgmm.load(tmp_path / "blobs"), 4).shape == (4, 2)
+
+
+@pytest.mark.slow
+def test_mirror_images_and_starting_from_a_run(digits_run, tmp_path):
     options = ["--init-from", digits_run, "--augmentation", "--covariance-type", "tied-diag"]
     assert run(fit.main, *SMALL, *options, "--out", tmp_path / "mirrored") == 0
     assert read_config(tmp_path / "mirrored")["data"]["train_examples"] == 2 * 1797

@@ -9,16 +9,31 @@ import jgmm
 from jgmm import fit
 from jgmm.checkpoint.models import read_config
 
+ARGS = ["--dataset", "digits", "--k", "6", "--holdout", "0.1"]
 
-def test_scales_are_better_and_are_fitted_after_the_gaussians(tmp_path, capsys, monkeypatch):
-    """Interrupted while they are, the fit goes on with them; done, it is done."""
-    args = ["--dataset", "digits", "--k", "6", "--holdout", "0.1"]
-    plain, whole, stopped = (tmp_path / name for name in ("plain", "whole", "stopped"))
-    assert run(fit.main, *args, "--out", plain) == 0
-    assert run(fit.main, *args, "--scales", "3", "--out", whole) == 0
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scales") / "whole"
+    assert run(fit.main, *ARGS, "--scales", "3", "--out", folder) == 0
+    return folder
+
+
+def test_scales_are_better(whole, tmp_path, capsys):
+    """And are fitted once."""
+    assert run(fit.main, *ARGS, "--out", tmp_path) == 0
     assert jgmm.load(whole).gmm.k == 18
-    bits = [read_config(folder)["summary"]["bits_per_dim_held_out"] for folder in (plain, whole)]
+    bits = [read_config(folder)["summary"]["bits_per_dim_held_out"] for folder in (tmp_path, whole)]
     assert bits[1] < bits[0]
+    capsys.readouterr()
+    assert run(fit.main, "--out", whole, "--resume") == 0
+    assert "nothing to do" in capsys.readouterr().out
+    assert "cannot be undone" in refused(capsys, "--out", whole, "--resume", "--max-iter", 500, "--tol", 0)
+
+
+@pytest.mark.slow
+def test_scales_are_fitted_after_the_gaussians(whole, tmp_path, capsys, monkeypatch):
+    """Interrupted while they are, the fit goes on with them."""
 
     def stop(*args, **options):
         raise KeyboardInterrupt
@@ -26,15 +41,11 @@ def test_scales_are_better_and_are_fitted_after_the_gaussians(tmp_path, capsys, 
     with monkeypatch.context() as patched:
         patched.setattr("jgmm.commands.fitting.with_scales", stop)
         with pytest.raises(KeyboardInterrupt):
-            fit.main([str(arg) for arg in (*args, "--scales", "3", "--out", stopped)])
+            fit.main([*ARGS, "--scales", "3", "--out", str(tmp_path / "stopped")])
     assert "go on with" in capsys.readouterr().out
-    assert run(fit.main, "--out", stopped, "--resume") == 0
-    for a, b in zip(*(jax.tree.leaves(jgmm.load(folder)) for folder in (stopped, whole)), strict=True):
+    assert run(fit.main, "--out", tmp_path / "stopped", "--resume") == 0
+    for a, b in zip(*(jax.tree.leaves(jgmm.load(folder)) for folder in (tmp_path / "stopped", whole)), strict=True):
         np.testing.assert_array_equal(a, b)
-    capsys.readouterr()
-    assert run(fit.main, "--out", whole, "--resume") == 0
-    assert "nothing to do" in capsys.readouterr().out
-    assert "cannot be undone" in refused(capsys, "--out", whole, "--resume", "--max-iter", 500, "--tol", 0)
 
 
 @pytest.mark.slow
