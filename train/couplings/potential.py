@@ -131,8 +131,8 @@ def _power(a: np.ndarray, p: float) -> np.ndarray:
 
 
 def quality(key: PRNGKeyArray, transport: Transport, potential: Float[Array, "g j"], steps: int) -> Quality:
-    """Measured with as many draws as there are images, up to a limit."""
-    n = min(max(transport.codes.shape[0], PART), MEASURED) // PART
+    """Measured with at least as many draws as there are images, up to a limit."""
+    n = min(-(-transport.codes.shape[0] // PART), MEASURED // PART)
     total, squares = _counted(transport, potential, jax.random.split(key, n))
     total, squares = np.asarray(total, np.float64), np.asarray(squares, np.float64)
     b = np.exp(np.asarray(transport.log_b, np.float64))
