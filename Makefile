@@ -21,7 +21,7 @@ test: install
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow"
 
 test-slow: install
-	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
+	OPENBLAS_NUM_THREADS=1 XLA_FLAGS= $(BIN)/python -m pytest -m slow
 
 # Kills, failing disks, damaged files, two writers, bad input and fuzzed fits: docs/reliability.md. PART="kills fits" runs
 # some of them, SEED=1 others than the last time, SIZE=0.1 a tenth.

@@ -19,8 +19,11 @@ CACHE = str(Path(__file__).parents[1] / ".pytest_cache" / "jax")
 os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE
 jax.config.update("jax_compilation_cache_dir", CACHE)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-# Most of the time goes into compiling; the passes of LLVM that take long make programs faster, and no others.
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_llvm_disable_expensive_passes=true"
+# Most of the time goes into compiling, and what makes programs fast takes most of that. With XLA_FLAGS set, as in
+# `make test-slow`, programs are compiled as users have them.
+QUICKLY = ["xla_backend_optimization_level=0", "xla_llvm_disable_expensive_passes=true"]
+QUICKLY += ["xla_cpu_use_fusion_emitters=false"]
+os.environ.setdefault("XLA_FLAGS", " ".join(f"--{flag}" for flag in QUICKLY))
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

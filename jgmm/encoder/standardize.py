@@ -28,7 +28,7 @@ class Standardize(Encoder):
 
     >>> import jax.numpy as jnp
     >>> from jgmm.encoder.standardize import Standardize
-    >>> Standardize.fit(jnp.array([[1.0, 5.0], [3.0, 5.0]])).encode(jnp.array([[3.0, 6.0]])).tolist()
+    >>> Standardize.fit(jnp.array([[1.0, 5.0], [3.0, 5.0]])).encode(jnp.array([[3.0, 6.0]])).round(3).tolist()
     [[1.0, 1.0]]
     """
 
